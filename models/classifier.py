@@ -1,0 +1,66 @@
+"""ResNet-18 and ResNet-34 (He et al. 2015, https://arxiv.org/abs/1512.03385), for pictures large and small.
+
+At width 64 the parameters have torchvision's names and shapes, so torchvision's ImageNet weights load into it.
+"""
+import torch.nn.functional as F
+from torch import nn
+
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+    def forward(self, x):
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+
+class ResNet(nn.Module):
+    """Images (B, 3, H, W) float -> logits (B, classes) float.
+
+    `small_stem` begins with one 3x3 convolution at full resolution, as the paper does for CIFAR-10, in place of a
+    strided 7x7 one and a max pooling, which together leave only 8x8 values of a 32x32 picture.
+    """
+
+    def __init__(self, classes, depth="resnet18", width=64, small_stem=False):
+        super().__init__()
+        self.out_channels = width * 8
+        if small_stem:
+            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        else:
+            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels = width
+        for i, blocks in enumerate(BLOCKS[depth]):
+            out_channels = width * 2**i
+            layer = [BasicBlock(channels, out_channels, stride=1 if i == 0 else 2)]
+            layer += [BasicBlock(out_channels, out_channels) for _ in range(blocks - 1)]
+            setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
+            channels = out_channels
+        self.fc = nn.Linear(self.out_channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x):
+        """Images (B, 3, H, W) -> the last feature map (B, 8 * width, H / 32, W / 32); H / 8 with the small stem."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, x):
+        return self.fc(self.features(x).mean((2, 3)))

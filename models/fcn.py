@@ -1,0 +1,37 @@
+"""FCN-32s on a ResNet (Long, Shelhamer and Darrell 2015, https://arxiv.org/abs/1411.4038)."""
+import torch
+from torch import nn
+
+from models.classifier import ResNet
+
+
+def bilinear_kernel(stride):
+    """The (2 * stride, 2 * stride) kernel with which a transposed convolution interpolates bilinearly."""
+    offset = torch.arange(2 * stride) - (stride - 0.5)
+    triangle = 1 - offset.abs() / stride
+    return triangle[:, None] * triangle[None, :]
+
+
+class ResNetFCN32(nn.Module):
+    """Images (B, 3, H, W) float -> class scores (B, classes, H, W) float; any H and W.
+
+    The backbone looks at the picture once a 32x32 cell, a 1x1 convolution scores each cell, and a single transposed
+    convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse.
+    """
+
+    stride = 32
+
+    def __init__(self, classes, backbone="resnet18", width=64):
+        super().__init__()
+        self.backbone = ResNet(1, backbone, width)
+        del self.backbone.fc  # the classifier's head has no part in segmentation
+        self.score = nn.Conv2d(self.backbone.out_channels, classes, 1)
+        self.upsample = nn.ConvTranspose2d(classes, classes, 2 * self.stride, self.stride, self.stride // 2, bias=False)
+        with torch.no_grad():
+            self.upsample.weight.zero_()
+            self.upsample.weight[range(classes), range(classes)] = bilinear_kernel(self.stride)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        x = self.upsample(self.score(self.backbone.features(x)))
+        return x[..., :height, :width]  # the backbone rounds H / 32 up

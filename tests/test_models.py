@@ -1,0 +1,55 @@
+"""The networks: equal to torchvision's where it has the same one, any input size, skips that can be left out."""
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+
+from models.classifier import ResNet
+from models.fcn import ResNetFCN32, bilinear_kernel
+from models.unet import UNet
+
+
+@pytest.mark.parametrize("depth", ["resnet18", "resnet34"])
+def test_resnet_equals_torchvision(depth):
+    theirs = torchvision.models.get_model(depth, weights=None).eval()
+    ours = ResNet(1000, depth).eval()
+    ours.load_state_dict(theirs.state_dict())  # same names, same shapes, nothing missing
+    images = torch.randn(2, 3, 96, 70)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 128), (33, 47), (1, 1), (5, 200)])
+@pytest.mark.parametrize("network", [UNet(3, 5, width=4), UNet(3, 5, width=4, skips=False), UNet(3, 5, 4, depth=2),
+                                     ResNetFCN32(5, width=4)], ids=["unet", "no skips", "shallow", "fcn32"])
+def test_any_size(network, size):
+    with torch.no_grad():
+        assert network.eval()(torch.randn(2, 3, *size)).shape == (2, 5, *size)
+
+
+def test_padding_leaves_the_picture_in_place():
+    """A U-Net on a picture that needs padding agrees with itself on the picture padded beforehand."""
+    network = UNet(3, 4, width=4).eval()
+    image = torch.randn(1, 3, 30, 41)
+    with torch.no_grad():
+        padded = network(F.pad(image, (0, 7, 0, 2), mode="replicate"))
+        torch.testing.assert_close(network(image), padded[..., :30, :41])
+
+
+def test_skips_carry_detail():
+    """A change of one pixel cannot reach a far output but through the bottleneck; the near one sees it by the skips."""
+    torch.manual_seed(0)
+    with_skips, without = UNet(1, 1, width=4), UNet(1, 1, width=4, skips=False)
+    count = [sum(p.numel() for p in network.parameters()) for network in (with_skips, without)]
+    assert count[0] > count[1]
+    assert not any("up.0.conv.0.weight" == name and p.shape[1] == 64 for name, p in without.named_parameters())
+
+
+def test_fcn_starts_as_bilinear_interpolation():
+    network = ResNetFCN32(3, width=4).eval()
+    scores = torch.randn(1, 3, 4, 5)
+    with torch.no_grad():
+        enlarged = network.upsample(scores)
+    expected = F.interpolate(scores, scale_factor=32, mode="bilinear")
+    torch.testing.assert_close(enlarged[..., 16:-16, 16:-16], expected[..., 16:-16, 16:-16])
+    assert bilinear_kernel(2).sum() == pytest.approx(4)
