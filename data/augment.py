@@ -1,0 +1,76 @@
+"""Random changes to a whole batch at once, on the device the batch is on.
+
+Nothing here draws a random number: each sample brings its own row of DRAWS uniform numbers (utils.batches makes
+them from seed, epoch and index), so what happens to a picture does not depend on the batch it is in.
+"""
+import torch
+import torch.nn.functional as F
+
+from data.sources import VOID
+
+DRAWS = 10  # uniform numbers that one sample uses up: 2 for the mirror and the turn, 4 for the frame, 4 for the colours
+
+
+def augment(images, masks, draws, size=None, flip=0.5, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0, cutout=0.0):
+    """Mirror, turn, zoom, shift and recolour each picture, and its mask with it.
+
+    images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1).
+    `size` is the (height, width) of what comes out, `flip` is a probability, `rotate` the largest angle in degrees, `scale` the range of magnifications, `shift` the
+    largest translation as a share of each side, `color` the strength of brightness, contrast, saturation and tint,
+    `cutout` the side of a grey square as a share of the height (DeVries and Taylor 2017).
+    Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the picture.
+    """
+    signed = 2 * draws - 1
+    images = images.float().div_(255)
+    size = tuple(size or images.shape[-2:])
+    if flip or rotate or shift or scale != (1.0, 1.0) or size != images.shape[-2:]:
+        grid = sampling_grid(images.shape[:2] + size, draws, signed, flip, rotate, scale, shift)
+        images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        if masks is not None:
+            # Zero padding comes out as VOID when ids are counted down from it.
+            masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)[:, 0] + VOID
+    if color:
+        images = recolor(images, signed[:, 6:10, None, None], color)
+    if cutout:
+        images = cut_out(images, draws[:, 4:6], cutout)
+    return images, None if masks is None else masks.long()
+
+
+def sampling_grid(shape, draws, signed, flip, rotate, scale, shift):
+    """Where each output pixel looks in the input: (B, H, W, 2) in grid_sample's coordinates."""
+    _, _, height, width = shape
+    mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
+    angle = torch.deg2rad(signed[:, 1] * rotate)
+    low, high = (torch.tensor(s, device=draws.device).log() for s in scale)
+    zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    # Zooming in leaves room to look around; whole pixels keep an unturned, unscaled picture sharp.
+    room = (1 - zoom).clamp(min=0) + 2 * shift
+    dx = (signed[:, 3] * room * width / 2).round() * 2 / width
+    dy = (signed[:, 4] * room * height / 2).round() * 2 / height
+    aspect = height / width
+    theta = torch.stack([
+        torch.stack([cos * mirror, -sin * aspect, dx], 1),
+        torch.stack([sin * mirror / aspect, cos, dy], 1)], 1)
+    return F.affine_grid(theta, shape, align_corners=False)
+
+
+def recolor(images, signed, strength):
+    """Brightness, contrast, saturation and a tint, each by up to `strength`."""
+    brightness, contrast, saturation, tint = (1 + strength * signed).unbind(1)
+    brightness, contrast, saturation, tint = (x[:, None] for x in (brightness, contrast, saturation, tint))
+    tint = 1 + (tint - 1) * images.new_tensor([0.5, 0.0, -0.5])[:, None, None]  # warm or cold
+    grey = images.mean(1, keepdim=True)
+    images = (grey + (images - grey) * saturation) * (brightness * tint)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (mean + (images - mean) * contrast).clamp(0, 1)
+
+
+def cut_out(images, centers, share):
+    """A grey square of side share * H somewhere in each picture."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) - centers[:, :1] * height
+    columns = torch.arange(width, device=images.device) - centers[:, 1:] * width
+    half = share * height / 2
+    hidden = (rows.abs() < half)[:, :, None] & (columns.abs() < half)[:, None, :]
+    return images.masked_fill(hidden[:, None], 0.5)

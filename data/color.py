@@ -1,0 +1,191 @@
+"""Colour science on batches: sRGB and CIELAB, metrics of colour and sharpness, and the colour classes of Zhang et al.
+
+Pictures are (B, 3, H, W): RGB in 0..1, sRGB-encoded, or Lab with L in 0..100 and a, b in CIE units (about -110..110).
+All of it runs in float32 on the input's device, also under autocast and TF32: both lower the precision of matrix
+products and convolutions only, so those are written as elementwise sums here, or kept out of autocast.
+"""
+
+import math
+
+import torch
+
+# Linear sRGB to XYZ, and XYZ of the D65 white, 2 degree observer: IEC 61966-2-1, with the digits scikit-image uses.
+XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+RGB_FROM_XYZ = torch.tensor(XYZ_FROM_RGB, dtype=torch.float64).inverse().tolist()
+WHITE = (0.95047, 1.0, 1.08883)
+
+
+def rgb_to_lab(rgb):
+    """sRGB (B, 3, H, W) in 0..1 to CIELAB (B, 3, H, W); differentiable, with finite gradients everywhere."""
+    linear = _piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
+    xyz = [value / white for value, white in zip(_matmul(XYZ_FROM_RGB, linear.unbind(1)), WHITE)]
+    x, y, z = (_piecewise(v, 0.008856, lambda v: v ** (1 / 3), lambda v: 7.787 * v + 16 / 116) for v in xyz)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def lab_to_rgb(lab):
+    """CIELAB (B, 3, H, W) to sRGB (B, 3, H, W) in 0..1; differentiable, with finite gradients everywhere.
+
+    Colours outside sRGB are clipped channel by channel: a clipped channel passes no gradient, the others still do.
+    """
+    lightness, a, b = lab.float().unbind(1)
+    y = (lightness + 16) / 116
+    xyz = [y + a / 500, y, (y - b / 200).clamp(min=0)]  # no light has a negative Z
+    xyz = [white * _piecewise(v, 0.2068966, lambda v: v**3, lambda v: (v - 16 / 116) / 7.787)
+           for v, white in zip(xyz, WHITE)]
+    linear = torch.stack(_matmul(RGB_FROM_XYZ, xyz), 1).clamp(0, 1)
+    return _piecewise(linear, 0.0031308, lambda v: 1.055 * v ** (1 / 2.4) - 0.055, lambda v: 12.92 * v)
+
+
+def _piecewise(value, threshold, curve, line):
+    """`curve` above the threshold, `line` below. The curve never sees a value below it: where() would multiply the
+    infinite slope of a root there by zero, and the gradient would be NaN."""
+    return torch.where(value > threshold, curve(value.clamp(min=threshold)), line(value))
+
+
+def _matmul(matrix, channels):
+    return [sum(weight * channel for weight, channel in zip(row, channels)) for row in matrix]
+
+
+def ciede2000(lab1, lab2):
+    """Perceived difference of two pictures in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable.
+
+    Sharma, Wu, Dalal 2005, "The CIEDE2000 color-difference formula". A metric, not a loss: it is not differentiable
+    where the colours are equal or grey.
+    """
+    l1, a1, b1 = lab1.float().unbind(1)
+    l2, a2, b2 = lab2.float().unbind(1)
+
+    def saturation(chroma):  # 0 for greys, 1 for vivid colours
+        seventh = (chroma / 25) ** 7
+        return (seventh / (seventh + 1)).sqrt()
+
+    stretch = 1.5 - 0.5 * saturation((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2)
+    a1, a2 = a1 * stretch, a2 * stretch
+    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    h1, h2 = torch.atan2(b1, a1) % (2 * math.pi), torch.atan2(b2, a2) % (2 * math.pi)
+
+    # Hues are compared along the shorter arc. The slack lets exact opposites count as unwrapped in spite of rounding.
+    far = (h2 - h1).abs() > math.pi + 1e-6
+    delta_hue = torch.where(far, h2 - h1 - 2 * math.pi * (h2 - h1).sign(), h2 - h1)
+    hue = ((h1 + h2) / 2 + math.pi * far) % (2 * math.pi)
+    chroma = (c1 + c2) / 2
+    offset = ((l1 + l2) / 2 - 50) ** 2
+
+    t = (1 - 0.17 * torch.cos(hue - math.radians(30)) + 0.24 * torch.cos(2 * hue)
+         + 0.32 * torch.cos(3 * hue + math.radians(6)) - 0.20 * torch.cos(4 * hue - math.radians(63)))
+    delta_l = (l2 - l1) / (1 + 0.015 * offset / (20 + offset).sqrt())
+    delta_c = (c2 - c1) / (1 + 0.045 * chroma)
+    delta_h = 2 * (c1 * c2).sqrt() * torch.sin(delta_hue / 2) / (1 + 0.015 * chroma * t)
+    angle = math.radians(60) * torch.exp(-(((hue - math.radians(275)) / math.radians(25)) ** 2))
+    rotation = -2 * saturation(chroma) * torch.sin(angle)
+    return (delta_l**2 + delta_c**2 + delta_h**2 + rotation * delta_c * delta_h).clamp(min=0).sqrt()
+
+
+def psnr(prediction, truth):
+    """Peak signal-to-noise ratio in dB of pictures (B, C, H, W) in 0..1: (B,). Infinite where they are equal."""
+    return -10 * (prediction.float() - truth.float()).square().mean((1, 2, 3)).log10()
+
+
+def ssim(prediction, truth):
+    """Structural similarity of pictures (B, C, H, W) in 0..1, H and W at least 11: (B,), 1 where they are equal.
+
+    Wang, Bovik, Sheikh, Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5, a channel at a time; only windows
+    that lie inside the picture count.
+    """
+    x, y = prediction.float(), truth.float()
+    mean_x, mean_y, xx, yy, xy = (_blur(v) for v in (x, y, x * x, y * y, x * y))
+    var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * cov + c2)
+                  / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)))
+    return similarity.mean((1, 2, 3))
+
+
+def _blur(image, radius=5, sigma=1.5):
+    """Gaussian blur without padding. A sum of shifted pictures: as a convolution it would run in TF32 or bf16, too
+    coarse for the variances that ssim takes as differences of its results."""
+    taps = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
+    for axis in (2, 3):
+        length = image.shape[axis] - 2 * radius
+        image = sum(tap / sum(taps) * image.narrow(axis, i, length) for i, tap in enumerate(taps))
+    return image
+
+
+def colorfulness(rgb):
+    """Colourfulness of pictures (B, 3, H, W) in 0..1: (B,), on the paper's scale, from 0 (grey) to 109 (extremely).
+
+    Hasler, Süsstrunk 2003, "Measuring colourfulness in natural images", the metric M(3).
+    """
+    red, green, blue = (255 * rgb.float()).flatten(2).unbind(1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue])
+    spread = opponents.var(2, correction=0).sum(0).sqrt()
+    return spread + 0.3 * opponents.mean(2).norm(dim=0)
+
+
+def gradient_energy(rgb):
+    """Mean squared gradient of the luma (Rec. 601) of pictures (B, 3, H, W): (B,). A blurred picture has little."""
+    red, green, blue = rgb.float().unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return sum(luma.diff(dim=axis).square().mean((1, 2)) for axis in (1, 2))
+
+
+# Colour as classes: Zhang, Isola, Efros 2016, "Colorful image colorization". The loss of logits (B, Q, H, W) is
+#
+#   indices, weights = encode_ab(ab, centers, nearest)
+#   per_pixel = -(weights * logits.log_softmax(1).gather(1, indices)).sum(1)
+#   loss = (rare[indices[:, 0]] * per_pixel).mean()           with rare = rebalancing_weights(counts)
+#
+# where `counts` sums torch.bincount(indices.flatten(), weights.flatten(), minlength=Q) over the training set.
+
+
+def ab_classes(step=10):
+    """The cells of a grid over the ab plane that hold a colour of sRGB: their centres (Q, 2), on the CPU.
+
+    Q is 261 at the paper's step of 10. The paper's own list has 313, some out of sRGB's reach: it begins at (-90, 50).
+    """
+    levels = torch.linspace(0, 1, 64)
+    cube = torch.cartesian_prod(levels, levels, levels).T[None, :, :, None]
+    return (rgb_to_lab(cube)[0, 1:, :, 0].T / step).round().unique(dim=0) * step
+
+
+def nearest_classes(centers, neighbours=5):
+    """A table for encode_ab: the classes nearest to each unit square of ab in -110..110: (neighbours, 220, 220).
+
+    Made once, it spares every pixel its distances to all Q centres, 60 times the work. Near a tie a pixel may get
+    another fourth or fifth class than its own distances would give, at most 1.5 units farther.
+    """
+    axis = torch.arange(-109.5, 110, device=centers.device)
+    squared = (torch.cartesian_prod(axis, axis)[:, None] - centers).square().sum(2)
+    return squared.topk(neighbours, largest=False).indices.T.reshape(neighbours, len(axis), len(axis))
+
+
+def encode_ab(ab, centers, nearest, sigma=5.0):
+    """Soft labels of ab (B, 2, H, W): indices and weights, (B, neighbours, H, W) each; the weights of a pixel sum to 1.
+
+    A pixel counts for its nearest classes, by a Gaussian of the distance to their centres. `nearest` is the table of
+    nearest_classes(centers).
+    """
+    ab = ab.float()
+    row, column = (ab.floor().long() + 110).clamp(0, 219).unbind(1)
+    indices = nearest[:, row, column].transpose(0, 1)
+    squared = sum((ab[:, i, None] - centers[:, i][indices]).square() for i in range(2))
+    return indices, (-squared / (2 * sigma**2)).softmax(1)
+
+
+def rebalancing_weights(counts, uniform=0.5):
+    """Weights (Q,) that make rare colours matter: the inverse of the classes' frequencies, mixed with a uniform share.
+
+    `counts` (Q,) is the histogram of the training set's labels; the mean weight of a training pixel is 1.
+    """
+    frequency = counts.float() / counts.float().sum()
+    weights = 1 / ((1 - uniform) * frequency + uniform / len(counts))
+    return weights / (frequency * weights).sum()
+
+
+def decode_ab(logits, centers, temperature=0.38):
+    """The annealed mean of logits (B, Q, H, W): ab (B, 2, H, W). Temperature 1 gives the mean, dull; near 0 the mode,
+    vivid but blotchy."""
+    with torch.autocast(logits.device.type, enabled=False):
+        probabilities = (logits.float() / temperature).softmax(1)
+        return (centers.T @ probabilities.flatten(2)).unflatten(2, logits.shape[2:])

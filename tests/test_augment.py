@@ -1,0 +1,53 @@
+"""Augmentation: counted randomness, image and mask moved as one, void where the frame left the picture."""
+import torch
+
+from data.augment import DRAWS, augment
+from data.sources import VOID
+
+EVERYTHING = dict(flip=0.5, rotate=20, scale=(0.6, 1.7), shift=0.1, color=0.4, cutout=0.2)
+
+
+def batch(count=6, size=(40, 56)):
+    generator = torch.Generator().manual_seed(0)
+    blobs = torch.rand(count, 1, 5, 7, generator=generator)
+    masks = (torch.nn.functional.interpolate(blobs, size)[:, 0] > 0.5).to(torch.uint8)
+    images = (masks[:, None] * 255).expand(-1, 3, -1, -1).contiguous()
+    return images, masks, torch.rand(count, DRAWS, generator=generator)
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    images, masks, draws = batch()
+    together, masks_together = augment(images, masks, draws, **EVERYTHING)
+    for i in range(len(images)):
+        alone, mask_alone = augment(images[i : i + 1], masks[i : i + 1], draws[i : i + 1], **EVERYTHING)
+        torch.testing.assert_close(alone[0], together[i])
+        assert torch.equal(mask_alone[0], masks_together[i])
+
+
+def test_image_and_mask_move_together():
+    """The picture shows its own mask in black and white, and must go on doing so, but for blurred edges."""
+    images, masks, draws = batch()
+    moved, moved_masks = augment(images, masks, draws, flip=0.5, rotate=20, scale=(0.6, 1.7), shift=0.1)
+    seen = moved_masks != VOID
+    agree = ((moved[:, 0] > 0.5) == (moved_masks == 1))[seen].float().mean()
+    assert agree > 0.97
+    assert 0.02 < (~seen).float().mean() < 0.5
+    assert set(moved_masks.unique().tolist()) <= {0, 1, VOID}
+    assert not torch.equal(moved_masks, masks.long())
+
+
+def test_flip_and_shift_alone_keep_every_pixel_sharp():
+    images, masks, draws = batch()
+    draws[:, 0] = 0.0
+    flipped, flipped_masks = augment(images, masks, draws, flip=0.5)
+    torch.testing.assert_close(flipped, images.float().flip(3) / 255)
+    assert torch.equal(flipped_masks, masks.long().flip(2))
+    shifted, _ = augment(images, None, draws, flip=0.0, shift=0.2)
+    assert ((shifted < 1e-3) | (shifted > 1 - 1e-3)).all()
+
+
+def test_nothing_asked_nothing_done():
+    images, masks, draws = batch()
+    same, same_masks = augment(images, masks, draws, flip=0.0)
+    torch.testing.assert_close(same, images.float() / 255)
+    assert torch.equal(same_masks, masks.long())

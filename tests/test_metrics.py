@@ -1,0 +1,64 @@
+"""Metrics against torchmetrics and by hand: void, absent classes, batches of any size."""
+import pytest
+import torch
+import torchmetrics
+
+from data.sources import VOID
+from utils import BoundaryF1, ConfusionMatrix
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_equal_torchmetrics(seed):
+    """Classes 3 and 6 are in neither truth nor prediction, 5 only in the prediction; a tenth of the truth is void."""
+    torch.manual_seed(seed)
+    truth = torch.tensor([0, 1, 2, 4])[torch.randint(4, (7, 20, 30))]
+    prediction = torch.where(torch.rand(truth.shape) < 0.6, truth, torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, truth.shape)])
+    truth[torch.rand(truth.shape) < 0.1] = VOID
+    ours = ConfusionMatrix(7)
+    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        ours.update(truth[part], prediction[part])
+    scores = ours.compute()
+
+    jaccard = torchmetrics.JaccardIndex("multiclass", num_classes=7, ignore_index=VOID, average="none")
+    accuracy = torchmetrics.Accuracy("multiclass", num_classes=7, ignore_index=VOID, average="micro")
+    by_class = jaccard(prediction, truth)
+    assert [scores["iou"][k] for k in (3, 6)] == [None, None]
+    for k in (0, 1, 2, 4, 5):
+        assert scores["iou"][k] == pytest.approx(float(by_class[k]), abs=1e-6)
+    assert scores["miou"] == pytest.approx(float(by_class[[0, 1, 2, 4, 5]].mean()), abs=1e-6)
+    assert scores["pixel_accuracy"] == pytest.approx(float(accuracy(prediction, truth)), abs=1e-6)
+    share = torch.bincount(truth[truth != VOID], minlength=7) / (truth != VOID).sum()
+    assert scores["frequency_weighted_iou"] == pytest.approx(float((share * by_class.nan_to_num()).sum()), abs=1e-6)
+
+
+def test_nothing_but_void_scores_zero():
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.full((1, 4, 4), VOID), torch.zeros(1, 4, 4, dtype=torch.long))
+    assert confusion.compute()["miou"] == 0.0
+
+
+def square(left, size=200):
+    mask = torch.zeros(1, size, size, dtype=torch.long)
+    mask[:, 50:150, left : left + 100] = 1
+    return mask
+
+
+def boundary_f1(truth, prediction):
+    metric = BoundaryF1(2)
+    metric.update(truth, prediction)
+    return metric.compute()
+
+
+def test_boundary_f1_forgives_what_is_within_the_tolerance():
+    """0.75% of the diagonal of 200x200 is 2 pixels; farther off, an edge is lost, though mIoU hardly moves."""
+    assert boundary_f1(square(40), square(40)) == 1.0
+    assert boundary_f1(square(40), square(42)) == 1.0
+    assert 0.4 < boundary_f1(square(40), square(45)) < 0.7  # the top and bottom edges still meet, the sides do not
+    assert boundary_f1(square(40), torch.zeros(1, 200, 200, dtype=torch.long)) == 0.0
+
+
+def test_boundary_f1_leaves_void_out():
+    truth, prediction = square(40), square(60)
+    truth[:, :, 30:75] = VOID
+    truth[:, :, 125:175] = VOID
+    assert boundary_f1(truth, prediction) == 1.0

@@ -1,0 +1,476 @@
+"""Data sets and folders: every layout on tiny pictures made here, bad input, the cache, downloads."""
+import hashlib
+import http.server
+import multiprocessing
+import os
+import pickle
+import re
+import shutil
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import InputError, scenes, sources
+from data.sources import check_data, decode_mask, download, open_data, read_classes, read_image, read_mask
+
+SIZE = (12, 16)
+CSV = "id,name,r,g,b\n0,sky,10,20,30\n2,road,128,64,128\n7,Void,0,0,0\n"
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = array if isinstance(array, Image.Image) else Image.fromarray(np.asarray(array, np.uint8))
+    image.save(path, **options)
+
+
+def picture(seed, size=SIZE):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3))
+
+
+def mask(seed, values=(0, 1, 2), size=SIZE):
+    ids = np.random.default_rng(seed).choice(values, size)
+    ids.flat[:len(values)] = values
+    return ids
+
+
+def segmentation_folder(root, values=(0, 1, 2), splits=("train", "val", "test"), count=3, segnet=False):
+    for k, split in enumerate(splits):
+        for i in range(count):
+            images, masks = (split, f"{split}annot") if segnet else (f"{split}/images", f"{split}/masks")
+            save(root / images / f"{split} {i}.png", picture(10 * k + i))
+            save(root / masks / f"{split} {i}.png", mask(10 * k + i, values))
+    return str(root)
+
+
+def classification_folder(root, splits=("train", "val", "test"), classes=("cat", "dog"), count=2):
+    for k, split in enumerate(splits):
+        for c, name in enumerate(classes):
+            for i in range(count):
+                save(root / split / name / f"{i}.jpg", picture(100 * k + 10 * c + i))
+    return str(root)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return lambda data, task="segmentation", size=SIZE, **more: open_data(str(data), task, size,
+                                                                           str(tmp_path / "files"), **more)
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+@pytest.mark.parametrize("segnet", [False, True])
+def test_segmentation_folder(tmp_path, opened, segnet):
+    root = segmentation_folder(tmp_path / "mine", segnet=segnet)
+    data = opened(root)
+    assert (data.name, data.size, data.assignment) == ("mine", SIZE, None)
+    assert data.classes == ["class 0", "class 1", "class 2"]
+    assert len(set(data.colors)) == 3 and "ids 0 to 2" in data.notes[0]
+    train = data.splits["train"]
+    assert train.images.shape == (3, 3, *SIZE) and train.targets.shape == (3, *SIZE) and len(train) == 3
+    assert train.names == ["train 0", "train 1", "train 2"] and not train.images.flags.writeable
+    assert (train.images[1] == picture(1).transpose(2, 0, 1)).all() and (train.targets[1] == mask(1)).all()
+    assert list(opened(root, splits=("test",)).splits) == ["test"]
+
+
+def test_camvid_in_both_layouts_and_its_download(tmp_path, opened, monkeypatch):
+    for segnet in (False, True):
+        shutil.rmtree(tmp_path / "files", ignore_errors=True)
+        segmentation_folder(tmp_path / "files" / "camvid", (0, 3, 10, 11), segnet=segnet)
+        data = opened("camvid")
+        assert data.classes == list(scenes.CLASSES) and data.colors == list(scenes.COLORS)
+        assert set(np.unique(data.splits["val"].targets)) == {0, 3, 10, 255}
+    shutil.rmtree(tmp_path / "files")
+
+    def fake_download(url, path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted((tmp_path / "segnet").rglob("*.png")):
+                archive.write(file, f"SegNet-master/CamVid/{file.relative_to(tmp_path / 'segnet')}")
+            archive.writestr("SegNet-master/CamVid/train/../../../../escaped.png", b"")
+
+    segmentation_folder(tmp_path / "segnet", (0, 11), segnet=True)
+    monkeypatch.setattr(sources, "download", fake_download)
+    with pytest.raises(InputError, match="train does not hold 367 pictures"):
+        opened("camvid")
+    assert not (tmp_path / "files" / "camvid").exists()
+    monkeypatch.setattr(sources, "CAMVID_COUNTS", {"train": 3, "val": 3, "test": 3})
+    assert len(opened("camvid").splits["train"]) == 3
+    assert os.listdir(tmp_path / "files" / "camvid") and not list(tmp_path.rglob("escaped.png"))
+
+
+def test_split_is_made_by_seed_and_without_overlap(tmp_path, opened):
+    for i in range(20):
+        save(tmp_path / "mine" / "images" / f"{i}.jpg", picture(i))
+        save(tmp_path / "mine" / "masks" / f"{i}_mask.png", mask(i, (0, 255)))
+    data = opened(tmp_path / "mine")
+    names = [name for split in ("train", "val", "test") for name in data.assignment[split]]
+    assert [len(split) for split in data.splits.values()] == [16, 2, 2] and len(set(names)) == 20
+    assert data.classes == ["background", "foreground"] and any("0/255 binary" in note for note in data.notes)
+    assert set(np.unique(data.splits["train"].targets)) == {0, 1}
+    assert opened(tmp_path / "mine").assignment == data.assignment != opened(tmp_path / "mine", seed=1).assignment
+
+
+def test_classes_csv_reads_ids_palettes_and_colours(tmp_path, opened):
+    root = tmp_path / "mine"
+    segmentation_folder(root, (0, 2, 7), splits=("train",), count=10)
+    (root / "classes.csv").write_text(CSV)
+    by_id = opened(root)
+    assert by_id.classes == ["sky", "road"] and by_id.colors == [(10, 20, 30), (128, 64, 128)]
+    assert (by_id.splits["val"].targets.max(), by_id.notes[0].split(":")[0]) == (255, "no val split")
+    for path in (root / "train" / "masks").iterdir():
+        ids, colors = np.asarray(Image.open(path)), np.zeros((8, 3), np.uint8)
+        colors[[0, 2]] = by_id.colors
+        save(path, colors[ids])
+    by_color = opened(root)
+    for path in (root / "train" / "masks").iterdir():
+        indices = (np.asarray(Image.open(path))[..., :1] == [[[10, 128, 0]]]) @ [0, 2, 7]
+        palette = Image.fromarray(indices.astype(np.uint8))
+        palette.putpalette(list(range(256)) * 3)
+        palette.save(path)
+    by_palette = opened(root)
+    for split in by_id.splits:
+        assert (by_id.splits[split].targets == by_color.splits[split].targets).all()
+        assert (by_id.splits[split].targets == by_palette.splits[split].targets).all()
+    assert read_classes(root / "train").names == {0: "sky", 2: "road"}  # in the parent, too
+
+
+def test_classification_folder(tmp_path, opened):
+    data = opened(classification_folder(tmp_path / "pets"), "classification")
+    assert data.classes == ["cat", "dog"] and data.splits["train"].targets.tolist() == [0, 0, 1, 1]
+    assert data.splits["val"].names == ["cat/0", "cat/1", "dog/0", "dog/1"]
+    data = opened(classification_folder(tmp_path / "held", ("train", "test"), count=10), "classification")
+    assert data.splits["val"].targets.tolist() == [0, 1] and len(data.splits["train"]) == 18
+    classification_folder(tmp_path / "flat", (".",), count=10)
+    assert [len(split) for split in opened(tmp_path / "flat", "classification").splits.values()] == [16, 2, 2]
+
+
+def test_colorization_of_any_folder(tmp_path, opened):
+    for i in range(10):
+        save(tmp_path / "mine" / f"näh\n{i % 2}" / f"{i}.png", picture(i, (24, 32)))
+    save(tmp_path / "mine" / "grey.png", picture(99)[..., 0])
+    save(tmp_path / "mine" / "masks" / "0.png", mask(0))
+    data = opened(tmp_path / "mine", "colorization", None)
+    assert data.size == (24, 32) and data.classes == [] and data.splits["test"].targets is None
+    assert sum(map(len, data.splits.values())) == 11
+    assert any("1 greyscale" in note and "grey" in note for note in data.notes)
+    assert all("\n" not in note for note in data.notes)
+
+
+# ---------------------------------------------------------------------------------------------- torchvision's data sets
+
+def test_voc(tmp_path, opened):
+    base = tmp_path / "files" / "voc" / "VOCdevkit" / "VOC2012"
+    (base / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, names in {"train": [f"t{i}" for i in range(10)], "val": ["v0", "v1"]}.items():
+        (base / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
+        for i, name in enumerate(names):
+            save(base / "JPEGImages" / f"{name}.jpg", picture(i))
+            palette = Image.fromarray(mask(i, (0, 15, 20, 255)).astype(np.uint8))
+            palette.putpalette([channel for color in sources.palette(256) for channel in color])
+            save(base / "SegmentationClass" / f"{name}.png", palette)
+    data = opened("voc")
+    assert len(data.classes) == 21 and data.colors[1] == (128, 0, 0) and data.classes[15] == "person"
+    assert data.splits["test"].names == ["v0", "v1"] and len(data.splits["val"]) == 1
+    assert (data.splits["test"].targets[0] == mask(0, (0, 15, 20, 255))).all()
+
+
+def test_pets(tmp_path, opened):
+    base = tmp_path / "files" / "pets" / "oxford-iiit-pet"
+    for part in ("trainval", "test"):
+        names = [f"{kind}_{part}{i}" for kind in ("Abyssinian", "beagle") for i in range(5)]
+        for i, name in enumerate(names):
+            save(base / "images" / f"{name}.jpg", picture(i))
+            save(base / "annotations" / "trimaps" / f"{name}.png", mask(i, (1, 2, 3)))
+        lines = [f"{name} {1 + (i >= 5)} 1 1" for i, name in enumerate(names)]
+        (base / "annotations" / f"{part}.txt").write_text("\n".join(lines))
+    data = opened("pets")
+    assert data.classes == ["pet", "background"] and len(data.splits["test"]) == 10
+    assert (data.splits["test"].targets[0] == np.array([0, 0, 1, 255])[mask(0, (1, 2, 3))]).all()
+    data = opened("pets", "classification")
+    assert data.classes == ["Abyssinian", "Beagle"] and data.splits["val"].targets.tolist() == [0, 1]
+
+
+def test_cityscapes(tmp_path, opened):
+    with pytest.raises(InputError, match="log in at cityscapes-dataset.com"):
+        opened("cityscapes")
+    base = tmp_path / "files" / "cityscapes"
+    for split, count in {"train": 10, "val": 2}.items():
+        for i in range(count):
+            save(base / "leftImg8bit" / split / "bonn" / f"bonn_{i}_leftImg8bit.png", picture(i))
+            save(base / "gtFine" / split / "bonn" / f"bonn_{i}_gtFine_labelIds.png", mask(i, (0, 7, 33)))
+    data = opened("cityscapes")
+    assert len(data.classes) == 19 and data.classes[0] == "road" and data.colors[18] == (119, 11, 32)
+    assert data.splits["test"].names == ["bonn_0", "bonn_1"]
+    assert (data.splits["test"].targets[1] == np.array([255] * 7 + [0] + [0] * 25 + [18])[mask(1, (0, 7, 33))]).all()
+
+
+def test_cifar10(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: os.path.exists(path))
+    base = tmp_path / "files" / "cifar10" / "cifar-10-batches-py"
+    base.mkdir(parents=True)
+    rows = np.random.default_rng(0).integers(0, 256, (20, 3072)).astype(np.uint8)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        (base / name).write_bytes(pickle.dumps({"data": rows, "labels": [0, 1] * 10}))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    data = opened("cifar10", "classification", None)
+    assert data.size == (32, 32) and [len(split) for split in data.splits.values()] == [90, 10, 20]
+    assert (data.splits["test"].images[3] == rows[3].reshape(3, 32, 32)).all() and len(data.classes) == 10
+    assert np.bincount(data.splits["val"].targets).tolist() == [5, 5]
+    assert opened("cifar10", "colorization", None).splits["val"].targets is None
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification", "colorization"])
+def test_scenes(task, opened, monkeypatch):
+    monkeypatch.setattr(scenes, "SPLITS", {"train": 3, "val": 2, "test": 2})
+    data = opened("scenes", task)
+    image, ids, kind = scenes.draw_scene(0, "val", 1, SIZE)
+    assert (data.splits["val"].images[1] == image.transpose(2, 0, 1)).all() and data.name == "scenes"
+    expected = {"segmentation": ids, "classification": kind}.get(task)
+    assert expected is None or (data.splits["val"].targets[1] == expected).all()
+
+
+# ------------------------------------------------------------------------------------------------------- single files
+
+def test_read_image_brings_every_mode_to_rgb(tmp_path):
+    grey16 = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
+    cases = {"grey16.png": (grey16, 127), "cmyk.jpg": (Image.new("CMYK", (4, 4), (0, 0, 0, 127)), 128),
+             "clear.png": (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), 255),
+             "la.png": (Image.new("LA", (4, 4), (9, 0)), 255),
+             "bit.png": (Image.new("1", (4, 4), 1), 255), "int.tif": (Image.new("I", (4, 4), 32896), 128),
+             "float.tif": (Image.new("F", (4, 4), 0.5), 128), "palette.gif": (Image.new("P", (4, 4), 0), 0)}
+    for name, (image, value) in cases.items():
+        save(tmp_path / name, image)
+        found = read_image(tmp_path / name)
+        assert found.mode == "RGB" and abs(int(np.asarray(found)[0, 0, 0]) - value) <= 2, name
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (4, 4))])
+    assert read_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_pictures_and_masks_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.jpg", picture(0), exif=exif)
+    save(tmp_path / "a.png", mask(0), exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == SIZE and read_mask(tmp_path / "a.png").shape == SIZE[::-1]
+    assert sources.image_size(tmp_path / "a.jpg") == SIZE[::-1]
+
+
+def test_decode_mask_names_what_it_does_not_know():
+    classes = sources.Classes({0: "a", 5: "b"}, {0: (0, 0, 0), 5: (255, 0, 1), 9: (9, 9, 9)}, {9})
+    assert decode_mask(np.array([[0, 5, 9]], np.uint8), classes).tolist() == [[0, 1, 255]]
+    assert decode_mask(np.array([[[255, 0, 1], [9, 9, 9]]], np.uint8), classes).tolist() == [[1, 255]]
+    with pytest.raises(InputError, match="x.png: no class has the value 6, 7"):
+        decode_mask(np.array([[0, 7, 6]], np.uint8), classes, "x.png")
+    with pytest.raises(InputError, match=r"\(1, 2, 3\)"):
+        decode_mask(np.array([[[1, 2, 3]]], np.uint8), classes, "x.png")
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+def outward_link(root):
+    (root.parent / "secret.png").write_bytes(b"")
+    (root / "train" / "images" / "link.png").symlink_to(root.parent / "secret.png")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+BAD_SEGMENTATION = {
+    "no mask": (lambda r: (r / "train/masks/train 1.png").unlink(), "train 1.png: no mask of that name"),
+    "other size": (lambda r: save(r / "val/masks/val 0.png", mask(0, size=(5, 6))), "val 0.png.*make them equal"),
+    "truncated": (lambda r: truncate(r / "test/images/test 2.png"), "test 2.png: (truncated|not a picture)"),
+    "no picture": (lambda r: (r / "train/images/train 0.png").write_text("hello"), "train 0.png: not a picture"),
+    "empty file": (lambda r: (r / "train/masks/train 0.png").write_text(""), "train 0.png: not a picture"),
+    "empty folder": (lambda r: [p.unlink() for p in (r / "val/images").iterdir()], "val/images: no pictures"),
+    "no masks folder": (lambda r: shutil.rmtree(r / "val/masks"), "val/masks: no such folder"),
+    "id out of range": (lambda r: ((r / "classes.csv").write_text(CSV.replace("7,", "3,"))), "value 1; correct"),
+    "colours unexplained": (lambda r: save(r / "val/masks/val 1.png", picture(0)), "val 1.png: a colour mask"),
+    "soft mask": (lambda r: save(r / "val/masks/val 1.png", picture(0)[..., 0]), "val 1.png: value 25.*classes.csv"),
+    "16 bit": (lambda r: save(r / "val/masks/val 1.png", Image.new("I;16", SIZE[::-1], 999)), "val 1.png.*0 to 255"),
+    "bad csv": (lambda r: (r / "classes.csv").write_text("id,name\n0,a\n0,b\n"), "classes.csv: row 3"),
+    "binary csv": (lambda r: (r / "classes.csv").write_bytes(b"\xff\xfe\0"), "classes.csv"),
+    "outward link": (outward_link, "link.png: a link that leads out"),
+    "bomb": (lambda r: None, "more than 100 pixels"),
+    "newline": (lambda r: save(r / "train/images/a\nb.png", picture(0)), r"a\\nb.png: no mask"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SEGMENTATION)
+def test_bad_segmentation_folder(tmp_path, opened, monkeypatch, case):
+    root = tmp_path / "mine"
+    segmentation_folder(root)
+    spoil, words = BAD_SEGMENTATION[case]
+    spoil(root)
+    if case == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=words) as error:
+        opened(root)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("files/cache/*"))
+    lines, problems = check_data(str(root), "segmentation", SIZE, str(tmp_path / "files"))
+    assert any(re.search(words, problem) for problem in problems)
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda r: shutil.rmtree(r / "val" / "dog"), "val/dog: this class is not in both train and val"),
+    (lambda r: [shutil.rmtree(r / split / "dog") for split in ("train", "val", "test")], "two classes or more"),
+    (lambda r: [path.unlink() for path in (r / "train" / "dog").iterdir()], "train/dog: no pictures"),
+    (lambda r: (r / "test" / "cat" / "0.jpg").write_text("hello"), "0.jpg: not a picture"),
+    (lambda r: shutil.rmtree(r / "test"), "too few to hold test out of"),
+    (lambda r: shutil.rmtree(r), "no such folder"),
+])
+def test_bad_classification_folder(tmp_path, opened, spoil, words):
+    classification_folder(tmp_path / "mine", count=1)
+    spoil(tmp_path / "mine")
+    with pytest.raises(InputError, match=words) as error:
+        opened(tmp_path / "mine", "classification")
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_arguments(opened, tmp_path):
+    for data, task, size, words in [("cifar10", "segmentation", SIZE, "no targets"),
+                                    ("scenes", "x", SIZE, "no such task"),
+                                    ("scenes", "segmentation", (0, 5), "--size 0 5")]:
+        with pytest.raises(InputError, match=words):
+            opened(data, task, size)
+
+
+def test_check_counts_pixels_and_collects_problems(tmp_path):
+    root = tmp_path / "mine"
+    segmentation_folder(root)
+    (root / "train/masks/train 1.png").unlink()
+    truncate(root / "test/images/test 2.png")
+    lines, problems = check_data(str(root), "segmentation", SIZE, str(tmp_path))
+    assert len(problems) == 2 and "test 2.png" in problems[1]
+    assert "train: 2 pictures" in lines and "7 x picture of 12x16" in lines and "7 x mask of mode L" in lines
+    counted = sum((mask(seed) == 1).sum() for seed in (0, 2, 10, 11, 12, 20, 21))
+    assert any(line.startswith(f"class 1 class 1: {counted:,} pixels") for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------------------- cache
+
+def hashes(data):
+    return [hashlib.sha256(np.ascontiguousarray(part)).hexdigest()
+            for split in data.splits.values() for part in (split.images[:], split.targets[:])]
+
+
+def test_cache_is_reused_and_rebuilt_when_a_file_changes(tmp_path, opened, monkeypatch):
+    root, real = segmentation_folder(tmp_path / "mine"), sources.write_cache
+    writes = []
+    monkeypatch.setattr(sources, "write_cache", lambda *args: writes.append(1) or real(*args))
+    first = opened(root, size=(6, 8))
+    assert hashes(opened(root, size=(6, 8))) == hashes(first) and len(writes) == 1
+    save(tmp_path / "mine" / "train" / "images" / "train 0.png", picture(77))
+    assert hashes(opened(root, size=(6, 8))) != hashes(first) and len(writes) == 2
+    damaged = max((tmp_path / "files" / "cache").iterdir(), key=os.path.getmtime) / "val.images.npy"
+    os.truncate(damaged, 100)
+    opened(root, size=(6, 8))
+    assert len(writes) == 3
+    dead = tmp_path / "files" / "cache" / f"x.{sources.socket.gethostname().replace('.', '-')}.4194305.tmp"
+    dead.mkdir()
+    opened(root, size=(5, 8))
+    assert not dead.exists() and not list((tmp_path / "files" / "cache").glob("*.tmp"))
+
+
+def test_lazily_decoded_equals_cached(tmp_path, opened, monkeypatch):
+    root = segmentation_folder(tmp_path / "mine")
+    cached = opened(root, size=(6, 8))
+    shutil.rmtree(tmp_path / "files")
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    lazy = opened(root, size=(6, 8))
+    assert "decoded at each use" in lazy.notes[-1] and hashes(lazy) == hashes(cached)
+    images = pickle.loads(pickle.dumps(lazy.splits["val"].images))
+    assert images.shape == (3, 3, 6, 8) and images.dtype == np.uint8 and len(images) == 3
+    assert (images[np.array([2, 0])] == cached.splits["val"].images[[2, 0]]).all()
+    assert (images[-1] == cached.splits["val"].images[2]).all()
+
+
+def build(root, files, queue):
+    queue.put(hashes(open_data(root, "segmentation", SIZE, files)))
+
+
+def test_two_processes_build_at_once(tmp_path):
+    root = segmentation_folder(tmp_path / "mine", count=40)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=build, args=(root, str(tmp_path / "files"), queue)) for _ in range(2)]
+    [process.start() for process in processes]
+    assert queue.get(timeout=100) == queue.get(timeout=100)
+    [process.join() for process in processes]
+    assert len(os.listdir(tmp_path / "files" / "cache")) == 1
+
+
+def test_workers_may_be_spawned(tmp_path, monkeypatch):
+    root = segmentation_folder(tmp_path / "mine", count=40)
+    forked = hashes(open_data(root, "segmentation", SIZE, str(tmp_path / "forked")))
+    monkeypatch.setattr(sources, "START_METHOD", "spawn")
+    assert hashes(open_data(root, "segmentation", SIZE, str(tmp_path / "spawned"))) == forked
+
+
+# --------------------------------------------------------------------------------------------------------- downloads
+
+@pytest.fixture
+def server():
+    """Serves `server.content`; cuts the first reply short by `server.cut` bytes; honours ranges if `server.ranges`."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if web.ranges else 0
+            web.starts.append(start)
+            if start and start >= len(web.content):
+                return self.send_error(416)
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(web.content) - 1}/{len(web.content)}")
+            self.send_header("Content-Length", str(len(web.content) - start))
+            self.end_headers()
+            self.wfile.write(web.content[start:len(web.content) - web.cut])
+            web.cut = 0
+
+        def log_message(self, *args):
+            pass
+
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    web.content, web.cut, web.ranges, web.starts = os.urandom(300_000), 0, True, []
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    web.url = f"http://127.0.0.1:{web.server_port}/file.zip"
+    yield web
+    web.shutdown()
+    web.server_close()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_download_goes_on_after_an_interruption(tmp_path, server, ranges):
+    path, server.cut, server.ranges = tmp_path / "new" / "file.zip", 100_000, ranges
+    with pytest.raises(InputError, match="run it again to go on"):
+        download(server.url, str(path))
+    assert not path.exists()
+    download(server.url, str(path), hashlib.sha256(server.content).hexdigest(), len(server.content))
+    assert path.read_bytes() == server.content and server.starts == [0, 200_000 if ranges else 0]
+    assert os.listdir(path.parent) == ["file.zip"]
+
+
+def test_download_refuses_what_is_not_the_file(tmp_path, server):
+    path = str(tmp_path / "file.zip")
+    for options in ({"sha256": "0" * 64}, {"size": 5}):
+        with pytest.raises(InputError, match="not the expected"):
+            download(server.url, path, **options)
+    (tmp_path / "file.zip.part").write_bytes(b"x" * 300_000)  # nothing comes after it: starts again
+    download(server.url, path)
+    assert (tmp_path / "file.zip").read_bytes() == server.content and len(os.listdir(tmp_path)) == 1
+    for url in ("http://example.com/a.zip", "file:///etc/passwd", "ftp://127.0.0.1/a"):
+        with pytest.raises(InputError, match="not https"):
+            download(url, path)
+
+
+def test_unpack_checks_crc_and_limit(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a/b.png", b"0123456789" * 10)
+    with pytest.raises(InputError, match="more than 50 bytes"):
+        sources.unpack(str(tmp_path / "a.zip"), str(tmp_path / "out"), r"(a)/(b\.png)", limit=50)
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace(b"0123456789", b"0123456780", 1))
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        sources.unpack(str(tmp_path / "a.zip"), str(tmp_path / "out"), r"(a)/(b\.png)")

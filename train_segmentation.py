@@ -1,0 +1,97 @@
+"""Task 2: label every pixel of a street, with a U-Net or with ResNet-FCN32.
+
+    python train_segmentation.py --model unet
+    python train_segmentation.py --model fcn32
+    python train_segmentation.py --model unet --data ../shared/data/camvid
+"""
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import utils
+from data.augment import augment
+from data.sources import VOID, open_data
+from evaluate import draw_segmentation, print_segmentation, score_segmentation
+
+# Chosen on val; the report's own setting beside them.
+RECIPES = {
+    "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
+                   ema=0.0, dice=0.0, balance=0.0, augment={}),
+    "best": dict(epochs=60, batch_size=16, optimizer="adamw", lr=2e-3, schedule="onecycle", weight_decay=0.01, width=64,
+                 ema=0.98, dice=1.0, balance=0.5, augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
+    "scenes": dict(epochs=12, width=16),
+    ("scenes", "fcn32"): dict(width=32),
+}
+
+
+def segmentation_loss(logits, masks, weights, dice):
+    """Cross entropy, weighted by class, plus `dice` times one minus the mean soft Dice of the batch's classes.
+
+    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (Milletari et al. 2016) is close
+    to what mIoU measures and counts a thin class as much as a broad one.
+    """
+    # One row a pixel: channels last makes it a view, and 1-D cross entropy is deterministic on CUDA.
+    logits = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float()
+    masks = masks.flatten()
+    loss = F.cross_entropy(logits, masks, weights, ignore_index=VOID)
+    if dice:
+        valid = (masks != VOID)[:, None]
+        probability = logits.softmax(1) * valid
+        truth = F.one_hot(masks.where(valid[:, 0], 0), logits.shape[1]) * valid
+        overlap = (probability * truth).sum(0)
+        total = probability.sum(0) + truth.sum(0)
+        loss = loss + dice * (1 - (2 * overlap + 1) / (total + 1)).mean()
+    return loss
+
+
+def class_weights(masks, classes, balance):
+    """Weights (K,), mean 1 over the pixels: a class's share of the pixels to the power -balance."""
+    sample = np.linspace(0, len(masks) - 1, min(len(masks), 500)).astype(int)
+    counts = np.bincount(np.asarray(masks[sample]).ravel(), minlength=256)[:classes] + 1.0
+    share = counts / counts.sum()
+    weights = share**-balance
+    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
+
+
+def main(args):
+    # 1. Data
+    device, dtype = utils.setup(args)
+    data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
+    train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    utils.fill_in(args, RECIPES, data)
+    weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
+
+    # 2. Network
+    if args.model == "unet":
+        network = {"name": "unet", "in_channels": 3, "out_channels": len(data.classes), "width": args.width}
+    else:
+        network = {"name": "fcn32", "classes": len(data.classes), "width": args.width}
+    torch.manual_seed(args.seed)
+    model = utils.build_network(network)
+
+    # 3. Training: best is chosen on val
+    run = utils.Run(args, device, dtype, network, data, model)
+    for epoch in run.epochs():
+        for images, masks, draws in run.batches(train):
+            images, masks = augment(images, masks, draws, **args.augment)
+            with run.autocast():
+                logits = model(utils.normalize(images))
+            loss = segmentation_loss(logits, masks, weights, args.dice)
+            run.step(loss)
+        scores = score_segmentation(run.network, val, data.classes, device, run.autocast, outlines=False)
+        run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"])
+
+    # 4. Test: scored once, with the best weights
+    model = run.best_network()
+    scores = score_segmentation(model, test, data.classes, device, run.autocast)
+    print_segmentation(scores)
+    run.finish(scores)
+    draw_segmentation(model, test, data.classes, data.colors, device, run.folder / "predictions.png")
+
+
+def get_args_parser():
+    return utils.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
+
+
+if __name__ == "__main__":
+    utils.run_main(main, get_args_parser())

@@ -1,0 +1,644 @@
+"""What the three training scripts and evaluate.py share: settings, batches, networks, the run's folder, metrics, plots."""
+import argparse
+import csv
+import io
+import json
+import math
+import os
+import platform
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import PIL
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from data import InputError
+from data.augment import DRAWS
+from data.sources import VOID
+from models.classifier import ResNet
+from models.fcn import ResNetFCN32
+from models.unet import UNet
+
+matplotlib.use("Agg")  # before pyplot: there may be no screen
+from matplotlib import pyplot as plt  # noqa: E402
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle")
+
+
+def get_args_parser(description, models, out):
+    """The flags that every training script has. Those left out of the command line come from the recipe."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", choices=models, default=models[0])
+    add("--data", default="scenes", help="scenes, a named data set, or a folder (default: scenes)")
+    add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
+    add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
+    add("--recipe", choices=("best", "report"), default="best", help="best: ours for that data set; report: the report's")
+    add("--epochs", type=positive_int)
+    add("--batch-size", type=positive_int)
+    add("--lr", type=positive_float)
+    add("--optimizer", choices=OPTIMIZERS)
+    add("--schedule", choices=SCHEDULES)
+    add("--weight-decay", type=float)
+    add("--width", type=positive_int, help="channels of the first layer")
+    add("--workers", type=int, help="loader processes (default: 4, fewer where there is nothing to load)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    add("--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile (auto: long runs on CUDA)")
+    add("--seed", type=int, default=0)
+    add("--out", help=f"the run's folder (default: {out})")
+    add("--resume", action="store_true", help="go on from the run's last checkpoint")
+    add("--dry-run", action="store_true", help="check data, memory and time without training")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def fill_in(args, recipes, data):
+    """Settle every setting that the command line left open, from the recipe for this data set."""
+    recipe = recipes["report"]
+    if args.recipe == "best":
+        recipe = recipes["best"] | recipes.get(data.name, {}) | recipes.get((data.name, args.model), {})
+    for key, value in recipe.items():
+        if getattr(args, key, None) is None:
+            setattr(args, key, value)
+    args.size = data.size
+    args.out = args.out or f"runs/{data.task}/{args.model}-{data.name}"
+    if args.workers is None:
+        cached = isinstance(data.splits["train"].images, np.ndarray)
+        args.workers = 0 if cached and not torch.cuda.is_available() else min(4, os.cpu_count())
+    for note in data.notes:
+        print(note)
+
+
+def run_main(main, parser):
+    """Parse, run, and turn a mistake of the user's into one line on standard error and exit code 2."""
+    args = parser.parse_args()
+    try:
+        sys.exit(main(args))
+    except (InputError, OSError) as error:
+        if args.debug:
+            raise
+        sys.exit(refuse(error))
+
+
+def refuse(error):
+    """Print the one line that an error comes down to; returns the exit code."""
+    if isinstance(error, OSError):
+        error = f"{error.filename}: {error.strerror}" if error.filename else error
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    return 2
+
+
+def setup(args):
+    """The device and the type of autocast: (torch.device, torch.dtype)."""
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {args.device}: there is no such device here; leave it out to take the best one")
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
+    return device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        args.precision, fastest_sound_dtype(device))
+
+
+def fastest_sound_dtype(device):
+    """bf16 where the hardware multiplies it natively, fp16 on older GPUs, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+    return torch.float32
+
+
+def autocast(device, dtype):
+    """A function that makes the autocast context of a forward pass."""
+    return lambda: torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
+    """Yield (images uint8 (B, 3, H, W), targets or None, draws (B, DRAWS), indices) on the device.
+
+    With an `epoch` the order is a permutation and both it and the draws follow from (seed, epoch) alone; the last
+    batch that is not full is dropped, because batch norm suffers from small ones. Without an epoch: in order, all.
+    `start` skips that many batches, to go on within an epoch.
+    """
+    count = len(split)
+    if epoch is None:
+        order, draws = np.arange(count), np.zeros((count, DRAWS), np.float32)
+    else:
+        order = np.random.default_rng((seed, epoch, 0)).permutation(count)
+        draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
+    stop = count if epoch is None or count < batch_size else count // batch_size * batch_size
+    chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
+    pin = device.type == "cuda"
+    loader = DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers, pin_memory=pin,
+                        prefetch_factor=4 if workers else None)
+    for indices, (images, targets) in zip(chunks, loader):
+        images = images.to(device, non_blocking=True)
+        targets = None if targets is None else targets.to(device, non_blocking=True)
+        yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True), indices
+
+
+class Gather(torch.utils.data.Dataset):
+    """A split whose items are whole batches: an array of indices -> (images, targets)."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, indices):
+        images = torch.from_numpy(np.ascontiguousarray(self.split.images[indices]))
+        targets = self.split.targets
+        return images, None if targets is None else torch.from_numpy(np.ascontiguousarray(targets[indices]))
+
+
+def normalize(images):
+    """(B, 3, H, W) float in [0, 1] -> ImageNet's mean 0 and deviation 1, channels last."""
+    mean = images.new_tensor([0.485, 0.456, 0.406])[:, None, None]
+    deviation = images.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+    return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks and checkpoints
+
+LIMITS = {"classes": 1024, "in_channels": 3, "out_channels": 1024, "width": 1024, "depth": 6}
+
+
+def build_network(network):
+    """The network that a description such as {"name": "unet", "in_channels": 3, ...} stands for.
+
+    Descriptions are read from checkpoints, and those come from strangers: raises InputError for one out of bounds.
+    """
+    settings = dict(network)
+    name = settings.pop("name", None)
+    for key, value in settings.items():
+        if key in LIMITS and not (type(value) is int and 1 <= value <= LIMITS[key]):
+            raise InputError(f"a network cannot have {key} {value!r}")
+    try:
+        if name == "unet":
+            return UNet(**settings)
+        if name == "fcn32":
+            return ResNetFCN32(**settings)
+        if name in ("resnet18", "resnet34"):
+            return ResNet(depth=name, **settings)
+    except (TypeError, KeyError):
+        pass
+    raise InputError(f"no network is described by {str(network)[:200]}")
+
+
+def write_atomically(path, data):
+    """Write bytes or text beside `path` and rename them into place, so that no reader ever sees half a file."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_checkpoint(path, checkpoint):
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_checkpoint(path):
+    """Read one of our checkpoints without trusting it: no code of its is run. Raises InputError."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
+        raise InputError(f"{path} is no checkpoint of ours: {str(error).splitlines()[0][:100]}")
+    if not isinstance(checkpoint, dict) or not {"task", "network", "weights"} <= checkpoint.keys():
+        raise InputError(f"{path} is no checkpoint of ours: it does not say what network it holds")
+    return checkpoint
+
+
+def load_run(run):
+    """The best checkpoint of a run's folder (or the file itself) -> (network in eval mode, checkpoint)."""
+    path = Path(run)
+    if path.is_dir():
+        path = path / "best.pt"
+    if not path.is_file():
+        raise InputError(f"{run} is no finished run: there is no {path}")
+    checkpoint = load_checkpoint(path)
+    try:
+        with torch.device("meta"):  # so that nothing is allocated which the file does not hold
+            model = build_network(checkpoint["network"])
+        model.load_state_dict(checkpoint["weights"], assign=True)
+    except (InputError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold the network it describes: {' '.join(str(error).split())[:150]}")
+    return model.eval().to(memory_format=torch.channels_last), checkpoint
+
+
+def count_gflops(network, size):
+    """Forward GFLOPs (two per multiply-add) of a described network for one (H, W) picture, without computing any."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_network(network).eval()(torch.empty(1, network.get("in_channels", 3), *size))
+    return counter.get_total_flops() / 1e9
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimization
+
+
+def make_optimizer(model, args, device):
+    """Weight decay is for matrices and kernels; norms and biases go without, as is usual."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = device.type in ("cpu", "cuda")
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=fused)
+    kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, args.lr, fused=fused)
+
+
+def make_schedule(optimizer, args, steps):
+    """The learning rate over `steps` optimizer steps."""
+    schedules = torch.optim.lr_scheduler
+    if args.schedule == "step":
+        return schedules.StepLR(optimizer, max(steps // 3, 1))
+    if args.schedule == "multistep":
+        return schedules.MultiStepLR(optimizer, [int(steps * 0.6), int(steps * 0.85)])
+    if args.schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, steps)
+    if args.schedule == "onecycle":
+        # Momentum stays: cycling it as well gains nothing measurable and makes SGD and Adam differ in one more way.
+        return schedules.OneCycleLR(optimizer, args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False)
+    return schedules.ConstantLR(optimizer, factor=1.0)
+
+
+def exponential_average(model, decay):
+    """A running average of the weights, which begins short so that the random start is soon forgotten."""
+
+    def average(averages, weights, count):
+        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, weights, weight)
+        else:
+            torch._foreach_copy_(averages, weights)
+
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
+
+
+class Run:
+    """One training run: its folder, its progress, and everything needed to go on with it.
+
+    The scripts' loops read `for epoch in run.epochs(): for batch in run.batches(train): ...; run.step(loss)` and
+    close each epoch with `run.end_epoch(scores)`.
+    """
+
+    def __init__(self, args, device, dtype, network, data, model):
+        """`network` is the description that build_network made `model` from."""
+        self.args, self.device = args, device
+        self.folder = Path(args.out)
+        # What a checkpoint says of itself: enough to score and predict without anything else.
+        self.about = {"task": data.task, "network": network, "data": args.data, "classes": data.classes,
+                      "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed}
+        images = len(data.splits["train"])
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.steps_per_epoch = max(images // args.batch_size, 1)
+        self.batch_size = min(args.batch_size, images)
+        self.optimizer = make_optimizer(model, args, device)
+        self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.average = exponential_average(model, args.ema) if args.ema else None
+        self.autocast = autocast(device, dtype)
+        self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
+        self.loss_sum = torch.zeros((), device=device)
+        self.history, self.best = [], None
+        self.stop_signal = None
+        self.open_folder()
+
+    @property
+    def network(self):
+        """What is scored: the averaged weights where there are any."""
+        return self.model if self.average is None else self.average.module
+
+    def open_folder(self):
+        """Make the folder, or go on with what it holds; an older run is moved aside, never overwritten."""
+        if self.args.resume:
+            return self.load_state()
+        if (self.folder / "config.json").exists():
+            number = 1
+            while (aside := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
+                number += 1
+            self.folder.rename(aside)
+            print(f"the run that was in {self.folder} is now in {aside}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = {"settings": vars(self.args), "network": self.about["network"], "machine": describe_machine(self.device)}
+        write_atomically(self.folder / "config.json", json.dumps(config, indent=2, default=str))
+
+    def epochs(self):
+        """The epochs still to do. SIGINT and SIGTERM are held back until a step is done."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.request_stop)
+        total = self.args.epochs * self.steps_per_epoch * self.batch_size
+        done = (self.epoch * self.steps_per_epoch + self.step_in_epoch) * self.batch_size
+        self.bar = tqdm(total=total, initial=done, unit="img", disable=None, dynamic_ncols=True, smoothing=0.05)
+        while self.epoch < self.args.epochs:
+            yield self.epoch
+        self.bar.close()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+
+    def request_stop(self, number, frame):
+        self.stop_signal = number
+
+    def batches(self, split):
+        """This epoch's batches: (images uint8, targets, draws), all on the device."""
+        self.model.train()
+        started = time.perf_counter()
+        for images, targets, draws, _ in batches(split, self.batch_size, self.device, self.args.seed, self.epoch,
+                                                 self.step_in_epoch, self.args.workers):
+            yield images, targets, draws
+            self.step_in_epoch += 1
+            self.bar.update(len(images))
+            if self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
+                self.show_loss()
+            if self.stop_signal:
+                self.seconds += time.perf_counter() - started
+                self.stop()
+        self.show_loss()
+        elapsed = time.perf_counter() - started
+        self.seconds += elapsed
+        if self.history or self.args.epochs == 1:  # the first epoch warms up
+            self.steady[0] += self.steps_per_epoch * self.batch_size
+            self.steady[1] += elapsed
+
+    def step(self, loss):
+        """One step of the optimizer, the schedule and the running average."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.loss_sum += loss.detach()
+
+    def show_loss(self):
+        loss = float(self.loss_sum) / max(self.step_in_epoch, 1)
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than {self.args.lr}"
+                             f" or --precision fp32; the last good checkpoint is {self.folder / 'last.pt'}")
+        self.bar.set_postfix(loss=f"{loss:.3f}", **self.shown_scores(), refresh=False)
+
+    def shown_scores(self):
+        return {key: f"{value:.3f}" for key, value in (self.history[-1] if self.history else {}).items()
+                if key.startswith("val_")}
+
+    def end_epoch(self, scores, best):
+        """Close an epoch: `scores` of val go to metrics.csv, and the higher `best`, the better the checkpoint."""
+        row = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"],
+               "train_loss": float(self.loss_sum) / self.steps_per_epoch, **{f"val_{k}": v for k, v in scores.items()}}
+        self.history.append(row)
+        self.epoch += 1
+        self.step_in_epoch = 0
+        self.loss_sum.zero_()
+        if self.best is None or best > self.best["score"]:
+            self.best = {"score": best, "epoch": self.epoch}
+            save_checkpoint(self.folder / "best.pt", self.about | {"weights": self.network.state_dict()})
+        self.save_state()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, row.keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_atomically(self.folder / "metrics.csv", text.getvalue())
+        shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in row.items() if key not in ("epoch", "lr"))
+        tqdm.write(f"epoch {self.epoch:3d}/{self.args.epochs}  {shown}  {self.seconds:.0f} s", file=sys.stdout)
+
+    def save_state(self):
+        save_checkpoint(self.folder / "last.pt", self.about | {
+            "weights": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(), "epoch": self.epoch, "step": self.step_in_epoch,
+            "loss_sum": self.loss_sum, "seconds": self.seconds, "steady": self.steady, "history": self.history,
+            "best": self.best})
+
+    def load_state(self):
+        path = self.folder / "last.pt"
+        if not path.is_file():
+            raise InputError(f"--resume: there is no {path} to go on from")
+        state = load_checkpoint(path)
+        self.model.load_state_dict(state["weights"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.loss_sum.copy_(state["loss_sum"])
+        self.epoch, self.step_in_epoch, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.steady, self.history, self.best = state["steady"], state["history"], state["best"]
+
+    def stop(self):
+        """Save in mid-epoch and leave, as a signal asked."""
+        self.save_state()
+        self.bar.close()
+        print(f"stopped in epoch {self.epoch + 1}; the same command with --resume goes on from there", file=sys.stderr)
+        sys.exit(128 + self.stop_signal)
+
+    def best_network(self):
+        """The network with the weights that did best on val, ready to be scored."""
+        model, _ = load_run(self.folder)
+        return model.to(self.device)
+
+    def finish(self, metrics):
+        """Write summary.json and curves.png, and return the summary."""
+        args = self.args
+        summary = {
+            "task": self.about["task"], "model": args.model, "data": self.about["data"], "size": list(args.size),
+            "seed": args.seed, "epochs": args.epochs, "best_epoch": self.best["epoch"],
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "gflops_per_image": round(count_gflops(self.about["network"], args.size), 3),
+            "images_per_second": round(self.steady[0] / self.steady[1], 2) if self.steady[1] else None,
+            "peak_memory_mb": round(peak_memory_mb(self.device)), "train_seconds": round(self.seconds, 1),
+            "metrics": metrics}
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2))
+        plot_curves({args.model: self.history}, self.folder / "curves.png")
+        return summary
+
+
+def describe_machine(device):
+    """Versions and hardware, for config.json."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        name = torch.cpu.get_capabilities().get("cpu_name", name)
+    return {"device": str(device), "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
+            "numpy": np.__version__, "pillow": PIL.__version__}
+
+
+def peak_memory_mb(device):
+    """The most memory in use so far, in MB: the GPU's, or the process's where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) over a whole split; every score comes from these, never from means of batches."""
+
+    def __init__(self, classes):
+        self.classes = classes
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+
+    def update(self, truth, prediction):
+        """truth and prediction: integer tensors of one shape; truth VOID is not counted."""
+        k = self.classes
+        rows = truth.flatten().long().clamp(max=k)  # void goes to one more row, which is dropped
+        pairs = torch.bincount(rows * k + prediction.flatten().long(), minlength=(k + 1) * k)
+        self.counts += pairs[: k * k].view(k, k).cpu()
+
+    def compute(self):
+        """A dict: miou, pixel_accuracy, frequency_weighted_iou, and iou, a list with None for classes nowhere seen."""
+        counts = self.counts.double()
+        hits, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
+        union = truth + predicted - hits
+        iou = hits / union  # nan where a class is in neither
+        seen = union > 0
+        total = truth.sum().clamp(min=1)
+        return {
+            "miou": float(iou[seen].mean()) if seen.any() else 0.0,
+            "pixel_accuracy": float(hits.sum() / total),
+            "frequency_weighted_iou": float((truth * iou.nan_to_num()).sum() / total),
+            "iou": [float(x) if s else None for x, s in zip(iou, seen)],
+        }
+
+
+class BoundaryF1:
+    """How well outlines are met (Csurka et al. 2013, as used for SegNet): F1 of boundary pixels that have one of the
+    other's within `tolerance`, a share of the image's diagonal. Counted a class over the whole split."""
+
+    def __init__(self, classes, tolerance=0.0075):
+        self.classes, self.tolerance = classes, tolerance
+        self.counts = torch.zeros(4, classes, dtype=torch.int64)  # truth met, truth, prediction met, prediction
+
+    def update(self, truth, prediction):
+        """truth and prediction: (B, H, W) integer tensors. Outlines that only border on void are not counted."""
+        valid = truth != VOID
+        inner = -F.max_pool2d(-valid[:, None].float(), 3, stride=1, padding=1) > 0
+        radius = max(1, round(self.tolerance * math.hypot(*truth.shape[-2:])))
+        y, x = torch.meshgrid(*[torch.arange(-radius, radius + 1, device=truth.device)] * 2, indexing="ij")
+        disc = (y**2 + x**2 <= radius**2).float()[None, None]
+        for k in range(self.classes):  # a class at a time keeps the memory of large pictures small
+            a, b = (self.outline(mask[:, None] == k) & inner for mask in (truth, prediction))
+            met_a = a & (F.conv2d(b.float(), disc, padding=radius) > 0.5)
+            met_b = b & (F.conv2d(a.float(), disc, padding=radius) > 0.5)
+            self.counts[:, k] += torch.stack([met_a.sum(), a.sum(), met_b.sum(), b.sum()]).cpu()
+
+    @staticmethod
+    def outline(mask):
+        """The pixels of a (B, 1, H, W) bool mask that touch its outside; the picture's edge is no outline."""
+        return mask & (F.max_pool2d((~mask).float(), 3, stride=1, padding=1) > 0)
+
+    def compute(self):
+        """The mean over the classes that are in truth or prediction."""
+        met_truth, truth, met_prediction, prediction = self.counts.double()
+        recall, precision = met_truth / truth.clamp(min=1), met_prediction / prediction.clamp(min=1)
+        f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+        seen = truth + prediction > 0
+        return float(f1[seen].mean()) if seen.any() else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plots
+
+
+def plot_curves(histories, path):
+    """Training loss beside every validation score, a panel each; `histories` maps a label to metrics.csv's rows."""
+    columns = [key for key in next(iter(histories.values()))[0] if key == "train_loss" or key.startswith("val_")]
+    figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.4), squeeze=False, layout="constrained")
+    for axis, column in zip(axes[0], columns):
+        for label, history in histories.items():
+            axis.plot([row["epoch"] for row in history], [row[column] for row in history], label=label)
+        axis.set(title=column.replace("_", " "), xlabel="epoch")
+        axis.grid(alpha=0.3)
+    if len(histories) > 1:
+        axes[0][0].legend()
+    save_figure(figure, path)
+
+
+def plot_rows(rows, titles, path, legend=()):
+    """Rows of pictures (H, W, 3) uint8 under column `titles`; `legend` is (name, (r, g, b)) of each class shown."""
+    height, width = rows[0][0].shape[:2]
+    columns = len(titles)
+    figure, axes = plt.subplots(len(rows), columns, squeeze=False, layout="constrained",
+                                figsize=(3 * columns, 3 * height / width * len(rows) + 0.9))
+    for line, pictures in zip(axes, rows):
+        for axis, picture in zip(line, pictures):
+            axis.imshow(picture, interpolation="nearest")
+            axis.axis("off")
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title)
+    if legend:
+        patches = [matplotlib.patches.Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
+                   for name, color in legend]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    plt.close(figure)
+    write_atomically(path, buffer.getvalue())
+
+
+def colorize_mask(mask, colors):
+    """Class ids (H, W) uint8 -> (H, W, 3) uint8 in the classes' colours; void is black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    return table[mask]
