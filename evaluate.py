@@ -4,6 +4,7 @@
     python evaluate.py predict runs/segmentation/unet-scenes street.jpg --out predictions
 """
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import utils
-from data import InputError
+from data import InputError, color
 from data.sources import open_data, read_image
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -22,7 +23,7 @@ from data.sources import open_data, read_image
 
 @torch.inference_mode()
 def score_segmentation(model, split, classes, device, autocast, batch_size=32, workers=0, outlines=True):
-    """The scores of a network on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1 and iou by class."""
+    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and iou, a dict by class."""
     model.eval()
     confusion, boundary = utils.ConfusionMatrix(len(classes)), utils.BoundaryF1(len(classes))
     for images, masks, _, _ in utils.batches(split, batch_size, device, workers=workers):
@@ -52,18 +53,23 @@ def draw_segmentation(model, split, classes, colors, device, path, count=6):
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
     images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
     model.eval()
-    prediction = model(utils.normalize(torch.from_numpy(images).to(device).float() / 255)).argmax(1).byte().cpu().numpy()
+    prediction = model(utils.normalize(torch.from_numpy(images).to(device).float() / 255)).argmax(1)
+    prediction = prediction.byte().cpu().numpy()
     rows = [(image.transpose(1, 2, 0), utils.colorize_mask(t, colors), utils.colorize_mask(p, colors))
             for image, t, p in zip(images, truth, prediction)]
     utils.plot_rows(rows, ("image", "truth", "prediction"), path, legend=list(zip(classes, colors)))
 
 
+def as_batch(image, size, device):
+    """A PIL picture -> (1, 3, H, W) float in [0, 1] at the network's size."""
+    small = np.array(image.resize(tuple(size)[::-1], Image.Resampling.BILINEAR))
+    return torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
+
+
 @torch.inference_mode()
 def predict_segmentation(model, checkpoint, image, device):
     """A PIL picture of any size -> class ids (H, W) uint8 at its own size."""
-    height, width = checkpoint["size"]
-    small = np.array(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    scores = model(utils.normalize(torch.from_numpy(small)[None].to(device).float() / 255))
+    scores = model(utils.normalize(as_batch(image, checkpoint["size"], device)))
     # Scores, not ids, are enlarged: outlines come out smooth instead of in steps.
     scores = F.interpolate(scores.float(), (image.height, image.width), mode="bilinear")
     return scores.argmax(1)[0].byte().cpu().numpy()
@@ -74,6 +80,206 @@ def save_mask(mask, colors, path):
     picture = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
     picture.putpalette(utils.colorize_mask(np.arange(256, dtype=np.uint8), colors).tobytes())
     picture.save(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classification
+
+
+@torch.inference_mode()
+def score_classification(model, split, classes, device, autocast, batch_size=256):
+    """accuracy with its 95% interval, top5, per_class, and what the pictures draw: confusion, and the probabilities
+    (N, K) of every sample."""
+    model.eval()
+    probabilities, labels = [], []
+    for images, targets, _, _ in utils.batches(split, batch_size, device):
+        with autocast():
+            logits = model(utils.normalize(images.float() / 255))
+        probabilities.append(logits.float().softmax(1).cpu())
+        labels.append(targets.cpu())
+    probabilities, labels = torch.cat(probabilities), torch.cat(labels)
+    confusion = utils.ConfusionMatrix(len(classes))
+    confusion.update(labels, probabilities.argmax(1))
+    hits, counts = confusion.counts.diag(), confusion.counts.sum(1)
+    top5 = probabilities.topk(min(5, len(classes))).indices == labels[:, None]
+    return {
+        "accuracy": float(hits.sum() / counts.sum()),
+        "interval": utils.wilson_interval(int(hits.sum()), int(counts.sum())),
+        "top5": float(top5.any(1).float().mean()),
+        "per_class": {name: float(h / c) if c else None for name, h, c in zip(classes, hits, counts)},
+        "confusion": confusion.counts.numpy(), "probabilities": probabilities.numpy(),
+    }
+
+
+def print_classification(scores):
+    """A row a class, then the means."""
+    width = max(len(name) for name in scores["per_class"]) + 2
+    print(f"{'class':<{width}}accuracy")
+    for name, accuracy in scores["per_class"].items():
+        print(f"{name:<{width}}{'-' if accuracy is None else format(accuracy, '.4f')}")
+    low, high = scores["interval"]
+    print(f"accuracy: {scores['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
+    print(f"top-5 accuracy: {scores['top5']:.4f}")
+
+
+def draw_classification(scores, split, classes, folder, count=12):
+    """confusion.png, and mistakes.png: the pictures on which the network was surest and wrong."""
+    utils.plot_confusion(scores["confusion"], classes, folder / "confusion.png")
+    prediction, truth = scores["probabilities"].argmax(1), np.asarray(split.targets)
+    sureness = np.where(prediction != truth, scores["probabilities"].max(1), 0)
+    worst = [i for i in np.argsort(-sureness)[:count] if sureness[i]]
+    pictures = [np.asarray(split.images[i]).transpose(1, 2, 0) for i in worst]
+    captions = [f"{classes[prediction[i]]} {sureness[i]:.0%}\nis {classes[truth[i]]}" for i in worst]
+    utils.plot_gallery(pictures, captions, folder / "mistakes.png")
+
+
+@torch.inference_mode()
+def predict_classification(model, checkpoint, image, device):
+    """A PIL picture of any size -> its class's name and probability."""
+    logits = model(utils.normalize(as_batch(image, checkpoint["size"], device)))
+    probability, index = logits.float().softmax(1)[0].max(0)
+    return checkpoint["classes"][int(index)], float(probability)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Colorization
+
+
+def lightness_and_ab(rgb):
+    """RGB (B, 3, H, W) float in [0, 1] -> the network's input (B, 1, H, W) and ab (B, 2, H, W), both about -1 to 1."""
+    lab = color.rgb_to_lab(rgb)
+    return (lab[:, :1] / 50 - 1).contiguous(memory_format=torch.channels_last), lab[:, 1:] / 110
+
+
+def paint(output, lightness, about):
+    """A network's output and its input -> the coloured picture (B, 3, H, W) float in [0, 1].
+
+    `about` says what the output means: the picture, its ab, or classes of ab, of which the annealed mean is taken.
+    """
+    output = output.float()
+    if about["target"] == "rgb":
+        return output.clamp(0, 1)
+    if about["centers"] is not None:
+        ab = color.decode_ab(output, torch.tensor(about["centers"], device=output.device))
+    else:
+        ab = output * 110
+    return color.lab_to_rgb(torch.cat([50 * (lightness + 1), ab], 1))
+
+
+def color_metrics(prediction, truth):
+    """For RGB pictures (B, 3, H, W) in [0, 1]: a dict of psnr, ssim, delta_e, colorfulness and sharpness, (B,) each.
+
+    delta_e is the mean CIEDE2000; colorfulness (Hasler and Suesstrunk 2003) and sharpness (gradient energy) are the
+    prediction's own, to be divided by the truth's.
+    """
+    difference = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(truth)).mean((1, 2))
+    return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
+            "delta_e": difference, "colorfulness": color.colorfulness(prediction),
+            "sharpness": color.gradient_energy(prediction)}
+
+
+@torch.inference_mode()
+def score_colorization(model, about, split, device, autocast, criterion=None, baselines=False, batch_size=32):
+    """Means over a split: psnr, ssim, delta_e, and the ratios of colourfulness and sharpness to the truth's.
+
+    With a `criterion` its loss too. With `baselines` also the same scores of grey and of the training set's mean
+    colour, and `pictures`, a row a picture.
+    """
+    model.eval()
+    loss, rows = 0.0, {name: [] for name in ("prediction", "truth", "grey", "mean colour")}
+    for images, _, _, _ in utils.batches(split, batch_size, device):
+        rgb = images.float() / 255
+        lightness, _ = lightness_and_ab(rgb)
+        with autocast():
+            output = model(lightness)
+        painted = {"prediction": paint(output, lightness, about), "truth": rgb}
+        if baselines:
+            for name, ab in (("grey", (0.0, 0.0)), ("mean colour", about["mean_ab"])):
+                ab = lightness.new_tensor(ab)[:, None, None].expand(len(rgb), 2, *rgb.shape[2:])
+                painted[name] = color.lab_to_rgb(torch.cat([50 * (lightness + 1), ab], 1))
+        for name, picture in painted.items():
+            rows[name].append(torch.stack(list(color_metrics(picture, rgb).values()), 1).cpu())
+        loss += float(criterion(output, rgb)) * len(rgb) if criterion else 0.0
+    rows = {name: torch.cat(parts).numpy().astype(float) for name, parts in rows.items() if parts}
+
+    def means(row):
+        ratios = row[:, 3:].sum(0) / rows["truth"][:, 3:].sum(0).clip(1e-9)
+        return dict(zip(("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio"),
+                        map(float, (*row[:, :3].mean(0), *ratios))))
+
+    scores = means(rows["prediction"]) | ({"loss": loss / len(split)} if criterion else {})
+    if baselines:
+        scores["baselines"] = {name: means(rows[name]) for name in ("grey", "mean colour")}
+        scores["pictures"] = [{"name": name} | dict(zip(("psnr", "ssim", "delta_e", "colorfulness", "sharpness"), row))
+                              for name, row in zip(split.names, rows["prediction"].tolist())]
+    return scores
+
+
+def print_colorization(scores):
+    """The network beside the two honest baselines."""
+    keys = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
+    print(f"{'':<13}" + "".join(f"{key.replace('_', ' '):>20}" for key in keys))
+    for name, row in {"network": scores, **scores["baselines"]}.items():
+        print(f"{name:<13}" + "".join(f"{row[key]:>20.4f}" for key in keys))
+
+
+@torch.inference_mode()
+def predict_colorization(model, checkpoint, image, device):
+    """A PIL picture of any size, grey or not -> the coloured one at its own size.
+
+    Of Lab targets the colour comes from the network's size and the lightness, with all its detail, from the original.
+    """
+    lightness, _ = lightness_and_ab(as_batch(image, checkpoint["size"], device))
+    painted = paint(model(lightness), lightness, checkpoint)
+    painted = F.interpolate(painted, (image.height, image.width), mode="bilinear")
+    if checkpoint["target"] == "lab":
+        own, _ = lightness_and_ab(as_batch(image, (image.height, image.width), device))
+        painted = color.lab_to_rgb(torch.cat([50 * (own + 1), color.rgb_to_lab(painted)[:, 1:]], 1))
+    return Image.fromarray((255 * painted[0]).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def other_run(folder):
+    """The finished run beside this one that differs from it in its skip connections alone, or None."""
+    name = folder.name.removesuffix("-noskips") if folder.name.endswith("-noskips") else folder.name + "-noskips"
+    configs = []
+    for run in (folder, folder.with_name(name)):
+        if not (run / "summary.json").exists() and run != folder:
+            return None
+        configs.append(json.loads((run / "config.json").read_text())["settings"])
+    same = ("data", "size", "target", "loss", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed")
+    return folder.with_name(name) if all(configs[0][key] == configs[1][key] for key in same) else None
+
+
+@torch.inference_mode()
+def draw_colorization(folder, split, device, path, count=6):
+    """Strips of grey, with skips, without skips (as far as both runs are there) and truth, evenly over a split."""
+    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
+    rgb = torch.from_numpy(np.asarray(split.images[chosen])).to(device).float() / 255
+    lightness, _ = lightness_and_ab(rgb)
+    grey = color.lab_to_rgb(torch.cat([50 * (lightness + 1), torch.zeros_like(rgb[:, :2])], 1))
+    columns = {"grey": grey}
+    runs = [run for run in (folder, other_run(folder)) if run]
+    for run in sorted(runs, key=lambda run: run.name.endswith("-noskips")):
+        model, about = utils.load_run(run)
+        title = "without skips" if run.name.endswith("-noskips") else "with skips"
+        columns[title] = paint(model.to(device)(lightness), lightness, about)
+    columns["truth"] = rgb
+    pictures = [(255 * column).round().byte().permute(0, 2, 3, 1).cpu().numpy() for column in columns.values()]
+    utils.plot_rows(list(zip(*pictures)), list(columns), path)
+
+
+def compare_colorization(folder):
+    """Where the other run is there: both on one curves.png, and the steps each takes to the other's final val loss."""
+    other = other_run(folder)
+    if other is None:
+        return
+    histories = {run.name: utils.read_csv(run / "metrics.csv") for run in sorted((folder, other), key=str)}
+    utils.plot_curves(histories, folder / "curves.png")
+    for (name, history), (rival, its) in zip(histories.items(), reversed(histories.items())):
+        final = float(its[-1]["val_loss"])
+        steps = next((int(row["step"]) for row in history if float(row["val_loss"]) <= final), None)
+        print(f"{name} " + ("never reaches" if steps is None else f"takes {steps} of {history[-1]['step']} steps to")
+              + f" {rival}'s final val loss {final:.4f}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,35 +296,60 @@ def open_run(args):
 def score(args):
     """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
     model, checkpoint, device, autocast = open_run(args)
-    data = open_data(args.data or checkpoint["data"], checkpoint["task"], tuple(args.size or checkpoint["size"]),
-                     args.data_dir, checkpoint["seed"], splits=(args.split,))
+    task = checkpoint["task"]
+    data = open_data(args.data or checkpoint["data"], task, tuple(args.size or checkpoint["size"]), args.data_dir,
+                     checkpoint["seed"], splits=(args.split,))
     if data.classes != checkpoint["classes"]:
-        raise InputError(f"{data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
-    scores = score_segmentation(model, data.splits[args.split], data.classes, device, autocast)
-    print(f"{args.run} on {data.name}/{args.split}: {len(data.splits[args.split])} pictures at {data.size[0]}x{data.size[1]}")
-    print_segmentation(scores)
+        raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
+    split = data.splits[args.split]
+    print(f"{args.run} on {data.name}/{args.split}: {len(split)} pictures at {data.size[0]}x{data.size[1]}")
+    if task == "segmentation":
+        print_segmentation(score_segmentation(model, split, data.classes, device, autocast))
+    elif task == "classification":
+        print_classification(score_classification(model, split, data.classes, device, autocast))
+    else:
+        print_colorization(score_colorization(model, checkpoint, split, device, autocast, baselines=True))
 
 
 def predict(args):
-    """Write a palette mask and an overlay for each picture; a bad one is named and does not stop the others."""
+    """Write a mask and an overlay, or the colours, for each picture, or labels.csv; a bad picture stops no other."""
     model, checkpoint, device, autocast = open_run(args)
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    failures = 0
+    task, labels, used, failures = checkpoint["task"], [], set(), 0
     for path in tqdm(args.images, unit="img", disable=None):
         try:
             image = read_image(path)
         except (InputError, OSError) as error:
             failures += 1
-            utils.refuse(error)
+            utils.refuse(utils.explain(error, args))
             continue
+        name = unused(Path(path).stem, used)
         with autocast():
-            mask = predict_segmentation(model, checkpoint, image, device)
-        save_mask(mask, checkpoint["colors"], folder / f"{Path(path).stem}.png")
-        overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
-        Image.blend(image, overlay, 0.5).save(folder / f"{Path(path).stem}_overlay.jpg", quality=90)
+            if task == "segmentation":
+                mask = predict_segmentation(model, checkpoint, image, device)
+                save_mask(mask, checkpoint["colors"], folder / f"{name}.png")
+                overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
+                Image.blend(image, overlay, 0.5).save(folder / f"{name}_overlay.jpg", quality=90)
+            elif task == "classification":
+                label, probability = predict_classification(model, checkpoint, image, device)
+                labels.append({"name": Path(path).name, "label": label, "probability": f"{probability:.4f}"})
+            else:
+                predict_colorization(model, checkpoint, image, device).save(folder / f"{name}.png")
+    if labels:
+        utils.write_csv(folder / "labels.csv", labels)
     print(f"{len(args.images) - failures} of {len(args.images)} pictures predicted into {folder}")
     return 2 if failures else 0
+
+
+def unused(name, used):
+    """A name that is not in `used` yet: pictures of two folders may share theirs."""
+    number, unique = 1, name
+    while unique in used:
+        number += 1
+        unique = f"{name}_{number}"
+    used.add(unique)
+    return unique
 
 
 def get_args_parser():

@@ -16,11 +16,13 @@ from evaluate import draw_segmentation, print_segmentation, score_segmentation
 # Chosen on val; the report's own setting beside them.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
-                   ema=0.0, dice=0.0, balance=0.0, augment={}),
-    "best": dict(epochs=60, batch_size=16, optimizer="adamw", lr=2e-3, schedule="onecycle", weight_decay=0.01, width=64,
-                 ema=0.98, dice=1.0, balance=0.5, augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
-    "scenes": dict(epochs=12, width=16),
-    ("scenes", "fcn32"): dict(width=32),
+                   ema=0.0, dice=0.0, balance=0.0, small=0.0, augment={}),
+    "best": dict(epochs=48, batch_size=16, optimizer="adamw", lr=2e-3, schedule="onecycle", weight_decay=0.01, width=64,
+                 ema=0.98, dice=1.0, balance=0.5, small=0.5,
+                 augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
+    ("camvid", "fcn32"): dict(epochs=100),
+    "scenes": dict(epochs=12),
+    ("scenes", "unet"): dict(width=16),
 }
 
 
@@ -31,16 +33,14 @@ def segmentation_loss(logits, masks, weights, dice):
     to what mIoU measures and counts a thin class as much as a broad one.
     """
     # One row a pixel: channels last makes it a view, and 1-D cross entropy is deterministic on CUDA.
-    logits = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float()
+    log_probability = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float().log_softmax(1)
     masks = masks.flatten()
-    loss = F.cross_entropy(logits, masks, weights, ignore_index=VOID)
+    loss = F.nll_loss(log_probability, masks, weights, ignore_index=VOID)
     if dice:
-        valid = (masks != VOID)[:, None]
-        probability = logits.softmax(1) * valid
-        truth = F.one_hot(masks.where(valid[:, 0], 0), logits.shape[1]) * valid
+        truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)  # nowhere true for void
+        probability = log_probability.exp() * (masks != VOID)[:, None]
         overlap = (probability * truth).sum(0)
-        total = probability.sum(0) + truth.sum(0)
-        loss = loss + dice * (1 - (2 * overlap + 1) / (total + 1)).mean()
+        loss = loss + dice * (1 - (2 * overlap + 1) / (probability.sum(0) + truth.sum(0) + 1)).mean()
     return loss
 
 
@@ -56,9 +56,12 @@ def class_weights(masks, classes, balance):
 def main(args):
     # 1. Data
     device, dtype = utils.setup(args)
+    if args.dry_run:
+        utils.dry_run(args, "segmentation")
     data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
     utils.fill_in(args, RECIPES, data)
+    args.out = args.out or f"runs/segmentation/{args.model}-{data.name}"
     weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
 
     # 2. Network
@@ -72,8 +75,9 @@ def main(args):
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model)
     for epoch in run.epochs():
+        size = args.size if epoch >= args.small * args.epochs else utils.shrink(args.size)
         for images, masks, draws in run.batches(train):
-            images, masks = augment(images, masks, draws, **args.augment)
+            images, masks = augment(images, masks, draws, size, **args.augment)
             with run.autocast():
                 logits = model(utils.normalize(images))
             loss = segmentation_loss(logits, masks, weights, args.dice)

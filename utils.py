@@ -1,4 +1,4 @@
-"""What the three training scripts and evaluate.py share: settings, batches, networks, the run's folder, metrics, plots."""
+"""What the scripts share: settings, batches, networks, optimization, the run and its folder, metrics, plots."""
 import argparse
 import csv
 import io
@@ -6,10 +6,10 @@ import json
 import math
 import os
 import platform
-import resource
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import matplotlib
@@ -24,10 +24,16 @@ from tqdm import tqdm
 
 from data import InputError
 from data.augment import DRAWS
-from data.sources import VOID
+from data.sources import VOID, check_data
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32
 from models.unet import UNet
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # Windows: no lock on the run's folder, no peak memory
+    fcntl = resource = None
 
 matplotlib.use("Agg")  # before pyplot: there may be no screen
 from matplotlib import pyplot as plt  # noqa: E402
@@ -47,7 +53,8 @@ def get_args_parser(description, models, out):
     add("--data", default="scenes", help="scenes, a named data set, or a folder (default: scenes)")
     add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
-    add("--recipe", choices=("best", "report"), default="best", help="best: ours for that data set; report: the report's")
+    add("--recipe", choices=("best", "report"), default="best",
+        help="best: our settings for that data set; report: the report's")
     add("--epochs", type=positive_int)
     add("--batch-size", type=positive_int)
     add("--lr", type=positive_float)
@@ -62,6 +69,7 @@ def get_args_parser(description, models, out):
     add("--seed", type=int, default=0)
     add("--out", help=f"the run's folder (default: {out})")
     add("--resume", action="store_true", help="go on from the run's last checkpoint")
+    add("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     add("--dry-run", action="store_true", help="check data, memory and time without training")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -90,7 +98,6 @@ def fill_in(args, recipes, data):
         if getattr(args, key, None) is None:
             setattr(args, key, value)
     args.size = data.size
-    args.out = args.out or f"runs/{data.task}/{args.model}-{data.name}"
     if args.workers is None:
         cached = isinstance(data.splits["train"].images, np.ndarray)
         args.workers = 0 if cached and not torch.cuda.is_available() else min(4, os.cpu_count())
@@ -103,18 +110,43 @@ def run_main(main, parser):
     args = parser.parse_args()
     try:
         sys.exit(main(args))
-    except (InputError, OSError) as error:
-        if args.debug:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (InputError, OSError, RuntimeError) as error:
+        advice = explain(error, args)
+        if args.debug or advice is None:
             raise
-        sys.exit(refuse(error))
+        sys.exit(refuse(advice))
 
 
-def refuse(error):
-    """Print the one line that an error comes down to; returns the exit code."""
+def explain(error, args):
+    """The line that says what went wrong and what to do; None for an error that is a bug of ours."""
+    if isinstance(error, InputError):
+        return error
     if isinstance(error, OSError):
-        error = f"{error.filename}: {error.strerror}" if error.filename else error
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return f"{error.filename}: {error.strerror}" if error.filename else error
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
+        batch_size = getattr(args, "batch_size", None)
+        return f"out of memory with --batch-size {batch_size}: try half" if batch_size else "out of memory"
+    if "DataLoader worker" in text:
+        return f"a loader process died ({text.splitlines()[0][:100]}): try --workers 0"
+    return None
+
+
+def refuse(reason):
+    """Print the one line that an error comes down to; returns the exit code."""
+    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
     return 2
+
+
+def dry_run(args, task):
+    """The first half of --dry-run: report all that is found in the data; the second is a few steps, in Run.batches."""
+    lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed)
+    print("\n".join(lines))
+    if problems:
+        print("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)
+        raise InputError(f"--data {args.data}: {len(problems)} problems, see above")
 
 
 def setup(args):
@@ -191,6 +223,14 @@ class Gather(torch.utils.data.Dataset):
         return images, None if targets is None else torch.from_numpy(np.ascontiguousarray(targets[indices]))
 
 
+def shrink(size):
+    """About 0.7 of each side, and so half the work: the size of the first epochs, whose detail is learned again later.
+
+    Progressive resizing, as in Howard's fast.ai entry to DAWNBench (2018).
+    """
+    return tuple(max(round(side * 0.7 / 16) * 16, min(side, 16)) for side in size)
+
+
 def normalize(images):
     """(B, 3, H, W) float in [0, 1] -> ImageNet's mean 0 and deviation 1, channels last."""
     mean = images.new_tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -230,11 +270,33 @@ def write_atomically(path, data):
     """Write bytes or text beside `path` and rename them into place, so that no reader ever sees half a file."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_csv(path, rows):
+    """Write dicts with equal keys as a table."""
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def read_csv(path):
+    """The rows of a table as dicts of strings; none where there is no file."""
+    if not Path(path).exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def save_checkpoint(path, checkpoint):
@@ -246,14 +308,45 @@ def save_checkpoint(path, checkpoint):
 def load_checkpoint(path):
     """Read one of our checkpoints without trusting it: no code of its is run. Raises InputError."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise InputError("compressed, as torch.save never does")  # a few bytes could stand for gigabytes
+            if sum(entry.file_size for entry in entries) > os.path.getsize(path) or archive.testzip():
+                raise InputError("damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_description(checkpoint)
     except OSError:
         raise
-    except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
-        raise InputError(f"{path} is no checkpoint of ours: {str(error).splitlines()[0][:100]}")
-    if not isinstance(checkpoint, dict) or not {"task", "network", "weights"} <= checkpoint.keys():
-        raise InputError(f"{path} is no checkpoint of ours: it does not say what network it holds")
+    except Exception as error:  # zipfile and torch.load raise a dozen types for the ways in which a file can be garbage
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{path} is no checkpoint of ours ({reason}); take best.pt of a finished run") from error
     return checkpoint
+
+
+def check_description(checkpoint):
+    """Raise InputError unless everything that a checkpoint says of itself is of the right type and within bounds."""
+    def numbers(values, count, low, high):
+        return (isinstance(values, list) and len(values) == count
+                and all(isinstance(value, (int, float)) and low <= value <= high for value in values))
+
+    names, colors, centers = (checkpoint.get(key) for key in ("classes", "colors", "centers"))
+    sound = {
+        "task": checkpoint.get("task") in ("segmentation", "classification", "colorization"),
+        "network": isinstance(checkpoint.get("network"), dict),
+        "weights": isinstance(checkpoint.get("weights"), dict),
+        "data": isinstance(checkpoint.get("data"), str),
+        "seed": isinstance(checkpoint.get("seed"), int),
+        "size": numbers(checkpoint.get("size"), 2, 1, 16384),
+        "classes": isinstance(names, list) and len(names) <= 1024 and all(isinstance(name, str) for name in names),
+        "colors": isinstance(colors, list) and all(numbers(color, 3, 0, 255) for color in colors),
+        "target": checkpoint.get("target") in (None, "rgb", "lab"),
+        "centers": centers is None or isinstance(centers, list) and all(numbers(c, 2, -200, 200) for c in centers),
+        "mean_ab": checkpoint.get("task") != "colorization" or numbers(checkpoint.get("mean_ab"), 2, -200, 200),
+    }
+    wrong = [key for key, right in sound.items() if not right]
+    if wrong:
+        raise InputError(f"its {wrong[0]} makes no sense")
 
 
 def load_run(run):
@@ -335,13 +428,14 @@ class Run:
     close each epoch with `run.end_epoch(scores)`.
     """
 
-    def __init__(self, args, device, dtype, network, data, model):
-        """`network` is the description that build_network made `model` from."""
+    def __init__(self, args, device, dtype, network, data, model, **about):
+        """`network` is the description that build_network made `model` from; `about` goes into each checkpoint."""
         self.args, self.device = args, device
         self.folder = Path(args.out)
         # What a checkpoint says of itself: enough to score and predict without anything else.
         self.about = {"task": data.task, "network": network, "data": args.data, "classes": data.classes,
-                      "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed}
+                      "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed,
+                      **about}
         images = len(data.splits["train"])
         self.model = model.to(device, memory_format=torch.channels_last)
         self.steps_per_epoch = max(images // args.batch_size, 1)
@@ -354,27 +448,46 @@ class Run:
         self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
         self.loss_sum = torch.zeros((), device=device)
         self.history, self.best = [], None
-        self.stop_signal = None
-        self.open_folder()
+        self.stop_signal, self.saved = None, time.monotonic()
+        if not args.dry_run:
+            self.open_folder(data.assignment)
 
     @property
     def network(self):
         """What is scored: the averaged weights where there are any."""
         return self.model if self.average is None else self.average.module
 
-    def open_folder(self):
+    def open_folder(self, assignment):
         """Make the folder, or go on with what it holds; an older run is moved aside, never overwritten."""
         if self.args.resume:
+            self.lock()
             return self.load_state()
         if (self.folder / "config.json").exists():
+            self.lock()
             number = 1
             while (aside := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
                 number += 1
             self.folder.rename(aside)
             print(f"the run that was in {self.folder} is now in {aside}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = {"settings": vars(self.args), "network": self.about["network"], "machine": describe_machine(self.device)}
+        self.lock()
+        config = {"settings": vars(self.args), "network": self.about["network"],
+                  "machine": describe_machine(self.device)}
         write_atomically(self.folder / "config.json", json.dumps(config, indent=2, default=str))
+        if assignment:
+            write_atomically(self.folder / "split.json", json.dumps(assignment, indent=1))
+
+    def lock(self):
+        """Keep a second run out of the folder for as long as this process lives."""
+        if fcntl is None:
+            return
+        try:
+            self.lock_file = open(self.folder / ".lock", "w")
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{self.folder}: another run is writing there; wait for it or choose another --out")
+        except FileNotFoundError:
+            raise InputError(f"--resume: there is no run in {self.folder}")
 
     def epochs(self):
         """The epochs still to do. SIGINT and SIGTERM are held back until a step is done."""
@@ -385,11 +498,15 @@ class Run:
         self.bar = tqdm(total=total, initial=done, unit="img", disable=None, dynamic_ncols=True, smoothing=0.05)
         while self.epoch < self.args.epochs:
             yield self.epoch
+            if self.stop_signal:
+                self.stop()
         self.bar.close()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def request_stop(self, number, frame):
+        if self.stop_signal:  # asked twice: do not even finish the step
+            raise KeyboardInterrupt
         self.stop_signal = number
 
     def batches(self, split):
@@ -406,12 +523,32 @@ class Run:
             if self.stop_signal:
                 self.seconds += time.perf_counter() - started
                 self.stop()
+            if time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes:
+                self.save_state()
+            if self.args.dry_run and self.step_in_epoch in (1, min(4, self.steps_per_epoch)):
+                self.show_estimate(started)
         self.show_loss()
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         if self.history or self.args.epochs == 1:  # the first epoch warms up
             self.steady[0] += self.steps_per_epoch * self.batch_size
             self.steady[1] += elapsed
+
+    def show_estimate(self, started):
+        """End a dry run after a few steps with what they took; the first is not timed, since it also warms up."""
+        if self.step_in_epoch == 1 < self.steps_per_epoch:
+            self.first_step = time.perf_counter()
+            return
+        steps = max(self.step_in_epoch - 1, 1)
+        each = (time.perf_counter() - (self.first_step if self.steps_per_epoch > 1 else started)) / steps
+        self.bar.close()
+        loss = float(self.loss_sum) / self.step_in_epoch
+        print(f"one batch of {self.batch_size} went through the network: loss {loss:.3f}")
+        print(f"memory: {peak_memory_mb(self.device):.0f} MB at most on {self.device}")
+        total = self.args.epochs * self.steps_per_epoch * each
+        print(f"time: {each:.2f} s a step, {self.steps_per_epoch} steps an epoch, {self.args.epochs} epochs: about "
+              f"{total / 60:.0f} minutes of training, validation not counted")
+        sys.exit(0)
 
     def step(self, loss):
         """One step of the optimizer, the schedule and the running average."""
@@ -427,8 +564,8 @@ class Run:
     def show_loss(self):
         loss = float(self.loss_sum) / max(self.step_in_epoch, 1)
         if not math.isfinite(loss):
-            raise InputError(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than {self.args.lr}"
-                             f" or --precision fp32; the last good checkpoint is {self.folder / 'last.pt'}")
+            raise InputError(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than "
+                             f"{self.args.lr} or --precision fp32; the last good checkpoint is in {self.folder}")
         self.bar.set_postfix(loss=f"{loss:.3f}", **self.shown_scores(), refresh=False)
 
     def shown_scores(self):
@@ -437,8 +574,9 @@ class Run:
 
     def end_epoch(self, scores, best):
         """Close an epoch: `scores` of val go to metrics.csv, and the higher `best`, the better the checkpoint."""
-        row = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"],
-               "train_loss": float(self.loss_sum) / self.steps_per_epoch, **{f"val_{k}": v for k, v in scores.items()}}
+        row = {"epoch": self.epoch + 1, "step": (self.epoch + 1) * self.steps_per_epoch,
+               "lr": self.optimizer.param_groups[0]["lr"], "train_loss": float(self.loss_sum) / self.steps_per_epoch}
+        row |= {f"val_{key}": value for key, value in scores.items()}
         self.history.append(row)
         self.epoch += 1
         self.step_in_epoch = 0
@@ -447,33 +585,57 @@ class Run:
             self.best = {"score": best, "epoch": self.epoch}
             save_checkpoint(self.folder / "best.pt", self.about | {"weights": self.network.state_dict()})
         self.save_state()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, row.keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_atomically(self.folder / "metrics.csv", text.getvalue())
-        shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in row.items() if key not in ("epoch", "lr"))
+        write_csv(self.folder / "metrics.csv", self.history)
+        shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in row.items()
+                          if key.startswith(("train_", "val_")))
         tqdm.write(f"epoch {self.epoch:3d}/{self.args.epochs}  {shown}  {self.seconds:.0f} s", file=sys.stdout)
 
     def save_state(self):
-        save_checkpoint(self.folder / "last.pt", self.about | {
+        """Write last.pt, and keep the one before it as previous.pt in case the disk damages it."""
+        state = {
             "weights": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "epoch": self.epoch, "step": self.step_in_epoch,
             "loss_sum": self.loss_sum, "seconds": self.seconds, "steady": self.steady, "history": self.history,
-            "best": self.best})
+            "best": self.best, "settings": {key: str(getattr(self.args, key)) for key in self.settings_that_bind()}}
+        last = self.folder / "last.pt"
+        if last.exists():
+            os.replace(last, self.folder / "previous.pt")
+        save_checkpoint(last, self.about | state)
+        self.saved = time.monotonic()
+
+    def settings_that_bind(self):
+        """The settings that a resumed run must share with the one before: all that change what is computed."""
+        free = {"epochs", "workers", "out", "resume", "debug", "data_dir", "dry_run", "checkpoint_minutes", "device",
+                "compile", "recipe", "sweep"}
+        return sorted(vars(self.args).keys() - free)
 
     def load_state(self):
-        path = self.folder / "last.pt"
-        if not path.is_file():
-            raise InputError(f"--resume: there is no {path} to go on from")
-        state = load_checkpoint(path)
+        """Take up last.pt, or the one before it where that is damaged."""
+        state = None
+        for path in (self.folder / "last.pt", self.folder / "previous.pt"):
+            try:
+                state = load_checkpoint(path)
+                break
+            except (InputError, OSError) as error:
+                print(f"--resume: {error}", file=sys.stderr)
+        if state is None:
+            raise InputError(f"--resume: there is no sound last.pt in {self.folder} to go on from")
+        changed = [f"--{key.replace('_', '-')} was {state['settings'].get(key)}, is {getattr(self.args, key)}"
+                   for key in self.settings_that_bind() if state["settings"].get(key) != str(getattr(self.args, key))]
+        if changed:
+            raise InputError(f"--resume: {self.folder} was trained with other settings: {'; '.join(changed)}")
+        if state["epoch"] > self.args.epochs:
+            raise InputError(f"--resume: {state['epoch']} epochs are done, more than --epochs {self.args.epochs}")
         self.model.load_state_dict(state["weights"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        # The length of the schedule is the new one's, so that a run can be given more epochs than before.
+        length = {key: value for key, value in self.schedule.state_dict().items()
+                  if key in ("T_max", "step_size", "milestones", "total_steps", "_schedule_phases")}
+        self.schedule.load_state_dict(state["schedule"] | length)
         self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
         self.epoch, self.step_in_epoch, self.seconds = state["epoch"], state["step"], state["seconds"]
@@ -503,7 +665,7 @@ class Run:
             "peak_memory_mb": round(peak_memory_mb(self.device)), "train_seconds": round(self.seconds, 1),
             "metrics": metrics}
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2))
-        plot_curves({args.model: self.history}, self.folder / "curves.png")
+        plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
         return summary
 
 
@@ -521,6 +683,8 @@ def peak_memory_mb(device):
     """The most memory in use so far, in MB: the GPU's, or the process's where there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if resource is None:
+        return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
@@ -556,6 +720,14 @@ class ConfusionMatrix:
             "frequency_weighted_iou": float((truth * iou.nan_to_num()).sum() / total),
             "iou": [float(x) if s else None for x, s in zip(iou, seen)],
         }
+
+
+def wilson_interval(hits, count, z=1.96):
+    """The 95% interval of a proportion (Wilson 1927), which stays within 0 and 1 also for few samples."""
+    share, spread = hits / count, z * z / count
+    middle = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
 class BoundaryF1:
@@ -599,15 +771,68 @@ class BoundaryF1:
 
 def plot_curves(histories, path):
     """Training loss beside every validation score, a panel each; `histories` maps a label to metrics.csv's rows."""
-    columns = [key for key in next(iter(histories.values()))[0] if key == "train_loss" or key.startswith("val_")]
+    columns = [key for key in list(histories.values())[0][0] if key == "train_loss" or key.startswith("val_")]
     figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.4), squeeze=False, layout="constrained")
     for axis, column in zip(axes[0], columns):
         for label, history in histories.items():
-            axis.plot([row["epoch"] for row in history], [row[column] for row in history], label=label)
+            axis.plot([int(row["epoch"]) for row in history], [float(row[column]) for row in history], label=label)
         axis.set(title=column.replace("_", " "), xlabel="epoch")
         axis.grid(alpha=0.3)
     if len(histories) > 1:
         axes[0][0].legend()
+    save_figure(figure, path)
+
+
+def plot_heat_map(rows, vertical, horizontal, value, path):
+    """A grid of `value`, numbers written in, the keys `vertical` down the side and `horizontal` along the bottom."""
+    def labels(keys):
+        return list(dict.fromkeys(", ".join(str(row[key]) for key in keys) for row in rows))
+
+    down, along = labels(vertical), labels(horizontal)
+    grid = np.full((len(down), len(along)), np.nan)
+    for row in rows:
+        i, j = (names.index(", ".join(str(row[key]) for key in keys))
+                for names, keys in ((down, vertical), (along, horizontal)))
+        grid[i, j] = float(row[value])
+    figure, axis = plt.subplots(figsize=(1.1 * len(along) + 2.5, 0.5 * len(down) + 1.6), layout="constrained")
+    plotted = axis.imshow(grid, aspect="auto", cmap="viridis")
+    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    for (i, j), number in np.ndenumerate(grid):
+        axis.text(j, i, f"{number:.3f}", ha="center", va="center", color="black" if number > middle else "white")
+    axis.set_xticks(range(len(along)), along)
+    axis.set_yticks(range(len(down)), down)
+    axis.set(xlabel=", ".join(key.replace("_", " ") for key in horizontal), ylabel=", ".join(vertical))
+    figure.colorbar(plotted, label=value.replace("_", " "))
+    save_figure(figure, path)
+
+
+def plot_confusion(counts, classes, path):
+    """A confusion matrix (K, K) of counts, truth down the side, coloured by the share of each row."""
+    side = 0.55 * len(classes) + 2.5
+    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    share = counts / counts.sum(1, keepdims=True).clip(1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 25:
+        for (i, j), count in np.ndenumerate(counts):
+            ink = "white" if share[i, j] > 0.5 else "black"
+            axis.text(j, i, count, ha="center", va="center", fontsize=8, color=ink)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="prediction", ylabel="truth")
+    save_figure(figure, path)
+
+
+def plot_gallery(pictures, captions, path, columns=4):
+    """Pictures (H, W, 3) uint8 with a caption each; a blank sheet says so where there are none."""
+    rows = max(-(-len(pictures) // columns), 1)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.6 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, caption in zip(axes.flat, pictures, captions):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(caption, fontsize=9)
+    if not pictures:
+        axes.flat[0].set_title("nothing to show")
     save_figure(figure, path)
 
 

@@ -15,9 +15,10 @@ def augment(images, masks, draws, size=None, flip=0.5, rotate=0.0, scale=(1.0, 1
     """Mirror, turn, zoom, shift and recolour each picture, and its mask with it.
 
     images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1).
-    `size` is the (height, width) of what comes out, `flip` is a probability, `rotate` the largest angle in degrees, `scale` the range of magnifications, `shift` the
-    largest translation as a share of each side, `color` the strength of brightness, contrast, saturation and tint,
-    `cutout` the side of a grey square as a share of the height (DeVries and Taylor 2017).
+    `size` is the (height, width) of what comes out, `flip` a probability, `rotate` the largest angle in degrees,
+    `scale` the range of magnifications, `shift` the largest translation as a share of each side, `color` the strength
+    of brightness, contrast, saturation and tint, `cutout` the side of a grey square as a share of the height (DeVries
+    and Taylor 2017).
     Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the picture.
     """
     signed = 2 * draws - 1
@@ -28,7 +29,8 @@ def augment(images, masks, draws, size=None, flip=0.5, rotate=0.0, scale=(1.0, 1
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         if masks is not None:
             # Zero padding comes out as VOID when ids are counted down from it.
-            masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)[:, 0] + VOID
+            masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)
+            masks = masks[:, 0] + VOID
     if color:
         images = recolor(images, signed[:, 6:10, None, None], color)
     if cutout:

@@ -12,7 +12,8 @@ def test_scores_equal_torchmetrics(seed):
     """Classes 3 and 6 are in neither truth nor prediction, 5 only in the prediction; a tenth of the truth is void."""
     torch.manual_seed(seed)
     truth = torch.tensor([0, 1, 2, 4])[torch.randint(4, (7, 20, 30))]
-    prediction = torch.where(torch.rand(truth.shape) < 0.6, truth, torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, truth.shape)])
+    guess = torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, truth.shape)]
+    prediction = torch.where(torch.rand(truth.shape) < 0.6, truth, guess)
     truth[torch.rand(truth.shape) < 0.1] = VOID
     ours = ConfusionMatrix(7)
     for part in (slice(0, 3), slice(3, 4), slice(4, 7)):

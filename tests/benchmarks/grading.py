@@ -1,0 +1,131 @@
+"""Grade 60 made-up submissions of a segmentation test set in one call, and check every verdict.
+
+    python tests/benchmarks/grading.py ../shared/data/camvid/test [--keep FOLDER]
+
+Prints masks/s of the whole command, start-up and pages included. The folder must have a classes.csv with colours.
+"""
+import argparse
+import csv
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from data import sources  # noqa: E402
+
+
+class Hostile:
+    """A pickle that, if it were loaded, would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def make_submissions(masks, classes, folder, count):
+    """Write `count` submissions of all kinds; returns name -> what the verdict must be, a test of its CSV row."""
+    scored = list(classes.names)
+    palette = np.zeros((256, 3), np.uint8)
+    for id, rgb in classes.colors.items():
+        palette[id] = rgb
+    rng = np.random.default_rng(0)
+
+    def noisy(mask, share):
+        return np.where(rng.random(mask.shape) < share, rng.choice(scored, mask.shape), mask).astype(np.uint8)
+
+    def write(place, change=lambda mask: mask, names=None, save=lambda values, path: Image.fromarray(values).save(path)):
+        place.mkdir()
+        for name in names or masks:
+            save(change(masks[name]), place / f"{name}.png")
+
+    def save_palette(values, path):
+        picture = Image.fromarray(values, "P")
+        picture.putpalette(palette.tobytes())
+        picture.save(path)
+
+    perfect, half = lambda row: row["status"] == "ok" and float(row["miou"]) == 1, list(masks)[::2]
+    write(folder / "perfect")
+    write(folder / "palette", save=save_palette)
+    write(folder / "rgb", palette.__getitem__)
+    write(folder / "twin")
+    write(folder / "half", names=half)
+    write(folder / "binary", lambda mask: ((mask > 0) * 255).astype(np.uint8))
+    write(folder / "small", lambda mask: mask[::2, ::2])
+    write(folder / "corrupt")
+    for path in list((folder / "corrupt").iterdir())[:5]:
+        path.write_bytes(path.read_bytes()[:200])
+    (folder / "empty").mkdir()
+    with zipfile.ZipFile(folder / "climbing.zip", "w") as archive:
+        for name in masks:
+            archive.write(folder / "perfect" / f"{name}.png", f"predictions/{name}.png")
+        archive.writestr("../escaped.png", "x")
+    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{next(iter(masks))}.png", bytes(60 << 20))
+    (folder / "hostile").mkdir()
+    (folder / "hostile" / "best.pt").write_bytes(pickle.dumps(Hostile(folder / "executed")))
+    verdicts = {
+        "perfect": perfect, "palette": perfect, "rgb": perfect,
+        "twin": lambda row: perfect(row) and "perfect" in row["identical to"],
+        "half": lambda row: row["status"] == "incomplete" and int(row["missing"]) == len(masks) - len(half)
+        and float(row["miou"]) < 0.6,
+        "binary": lambda row: row["status"] == "ok" and int(row["out of range"]) > 0 and float(row["miou"]) < 0.2,
+        "small": lambda row: row["status"] == "empty" and int(row["wrong size"]) == len(masks),
+        "corrupt": lambda row: row["status"] == "incomplete" and int(row["unreadable"]) == 5 and float(row["miou"]) > 0.9,
+        "empty": lambda row: row["status"] == "empty" and float(row["points"]) == 0,
+        "climbing.zip": lambda row: perfect(row) and "escaped" in row["problems"],
+        "bomb.zip": lambda row: row["status"] == "empty" and "times its size" in row["problems"],
+        "hostile": lambda row: row["status"] == "refused" and float(row["points"]) == 0,
+    }
+    for i in range(count - len(verdicts)):
+        if i % 4 == 0:
+            write(folder / f"shifted{i}", lambda mask: np.roll(mask, i + 1, 1))
+            verdicts[f"shifted{i}"] = lambda row: row["status"] == "ok" and 0.2 < float(row["miou"]) < 0.99
+        else:
+            write(folder / f"noisy{i}", lambda mask: noisy(mask, 0.02 * i))
+            verdicts[f"noisy{i}"] = lambda row: row["status"] == "ok" and 0.05 < float(row["pixel_accuracy"]) < 1
+    return verdicts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--keep", type=Path, help="where to leave the grades (default: nowhere)")
+    args = parser.parse_args()
+    classes = sources.read_classes(args.truth)
+    masks = {Path(path).stem: sources.read_mask(path) for path in sources.list_images(args.truth / "masks").values()}
+    with tempfile.TemporaryDirectory() as folder:
+        submissions, out = Path(folder, "submissions"), args.keep or Path(folder, "grades")
+        submissions.mkdir()
+        verdicts = make_submissions(masks, classes, submissions, args.count)
+        paths = sorted(map(str, submissions.iterdir()))
+        random.Random(0).shuffle(paths)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, str(ROOT / "evaluate.py"), "grade", "segmentation", "--truth", str(args.truth),
+                        "--out", str(out), *paths], check=True)
+        seconds = time.perf_counter() - started
+        with open(out / "grades.csv", newline="", encoding="utf-8") as file:
+            rows = {row["submission"]: row for row in csv.DictReader(file)}
+        wrong = [name for name, verdict in verdicts.items() if not verdict(rows[name])]
+        if (submissions / "executed").exists() or list(Path(folder).rglob("escaped*")):
+            wrong.append("something of a submission was executed or escaped")
+        read = sum(len(list(path.glob("*.png"))) for path in submissions.iterdir()) + len(masks)
+    print(f"{len(rows)} submissions, {read} masks in {seconds:.1f} s: {read / seconds:.0f} masks/s; "
+          f"{len(verdicts) - len(wrong)} of {len(verdicts)} verdicts right" + "".join(f"\nwrong: {name}" for name in wrong))
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Tiny data sets, and the scripts run as a user runs them."""
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """run("train_segmentation.py", "--epochs", 1) -> (exit code, standard output, standard error)."""
+
+    def run(script, *words):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+            code = 0
+        except SystemExit as exit:
+            code = exit.code or 0
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def picture(rng, mask):
+    """A noisy RGB picture in which each class has a colour of its own."""
+    colors = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
+    return Image.fromarray((colors[mask] + rng.integers(-40, 40, (*mask.shape, 3))).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def street(tmp_path_factory):
+    """A segmentation folder: 12 / 4 / 4 pictures of 32x40 in which three classes are easily told apart."""
+    folder, rng = tmp_path_factory.mktemp("street"), np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4), ("test", 4)):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for i in range(count):
+            mask = np.zeros((32, 40), np.uint8)
+            row, column = rng.integers(4, 20, 2)
+            mask[row:] = 1
+            mask[row - 4 : row + 8, column : column + 12] = 2
+            picture(rng, mask).save(folder / split / "images" / f"{i}.png")
+            Image.fromarray(mask).save(folder / split / "masks" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory):
+    """A classification folder: two classes, 16 / 6 / 6 pictures of 32x32 each; red ones and green ones."""
+    folder, rng = tmp_path_factory.mktemp("kinds"), np.random.default_rng(1)
+    for split, count in (("train", 16), ("val", 6), ("test", 6)):
+        for label, name in enumerate(("apple", "lime")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture(rng, np.full((32, 32), label)).save(folder / split / name / f"{i}.png")
+    return folder

@@ -1,0 +1,223 @@
+"""The scripts as a user runs them: from data to pictures, interrupted and resumed, and given the wrong things."""
+import csv
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+QUICK = ("--width", 4, "--batch-size", 4, "--workers", 0, "--device", "cpu")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, with the caches of this session."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory):
+    return tmp_path_factory.mktemp("caches")
+
+
+def rows(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("model", ["unet", "fcn32"])
+def test_segmentation_from_folder_to_pictures(run, here, street, caches, model):
+    code, out, err = run("train_segmentation.py", "--model", model, "--data", street, "--data-dir", caches,
+                         "--epochs", 12, *QUICK, "--out", "run")
+    assert code == 0, err
+    assert "miou" in out and "class 2" in out
+    summary = json.loads((here / "run/summary.json").read_text())
+    assert summary["task"] == "segmentation" and summary["size"] == [32, 40] and summary["gflops_per_image"] > 0
+    assert set(summary["metrics"]["iou"]) == {"class 0", "class 1", "class 2"}
+    if model == "unet":
+        assert summary["metrics"]["miou"] > 0.6
+    assert len(rows(here / "run/metrics.csv")) == 12
+    for name in ("curves.png", "predictions.png"):
+        assert Image.open(here / "run" / name).width > 300
+
+    # The checkpoint alone is enough to score and predict.
+    code, out, _ = run("evaluate.py", "score", "run", "--data-dir", caches)
+    assert code == 0 and f"miou: {summary['metrics']['miou']:.4f}" in out
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)).save("own photo.jpg")
+    (here / "broken.png").write_bytes(b"no picture")
+    code, out, err = run("evaluate.py", "predict", "run", "own photo.jpg", "broken.png", "--out", "predicted")
+    assert code == 2 and "1 of 2" in out and "broken.png" in err
+    mask = Image.open(here / "predicted/own photo.png")
+    assert mask.mode == "P" and mask.size == (50, 70) and set(np.unique(mask)) <= {0, 1, 2}
+    assert Image.open(here / "predicted/own photo_overlay.jpg").size == (50, 70)
+
+
+def test_classification(run, here, kinds, caches):
+    code, out, err = run("train_classifier.py", "--data", kinds, "--data-dir", caches, "--epochs", 6, *QUICK,
+                         "--out", "run")
+    assert code == 0, err
+    metrics = json.loads((here / "run/summary.json").read_text())["metrics"]
+    assert metrics["accuracy"] > 0.9 and metrics["per_class"].keys() == {"apple", "lime"}
+    assert metrics["interval"][0] < metrics["accuracy"] <= metrics["interval"][1] <= 1
+    assert Image.open(here / "run/confusion.png").width > 100 and Image.open(here / "run/mistakes.png").width > 100
+
+
+def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
+    words = ("train_classifier.py", "--data", kinds, "--data-dir", caches, "--epochs", 1, *QUICK, "--out", "sweep",
+             "--sweep", "optimizer=sgd,adam", "schedule=none", "lr=1e-3", "batch_size=8")
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert [row["run"] for row in rows(here / "sweep/sweep.csv")] == ["sgd-none-0.001-8", "adam-none-0.001-8"]
+    assert Image.open(here / "sweep/sweep.png").width > 100
+    assert len(list(here.glob("sweep/*/summary.json"))) == 1
+    table = (here / "sweep/sweep.csv").read_bytes()
+    code, out, err = run(*words)
+    assert code == 0 and "epoch" not in out, err
+    assert (here / "sweep/sweep.csv").read_bytes() == table
+
+
+def test_colorization_with_and_without_skips(run, here, street, caches):
+    words = ("train_colorization.py", "--data", street, "--data-dir", caches, "--epochs", 4, *QUICK, "--target", "rgb",
+             "--loss", "l1")
+    code, out, err = run(*words, "--out", "unet")
+    assert code == 0 and "grey" in out and "mean colour" in out, err
+    code, out, err = run(*words, "--no-skips", "--out", "unet-noskips")
+    assert code == 0 and "final val loss" in out, err
+    metrics = json.loads((here / "unet/summary.json").read_text())["metrics"]
+    assert metrics.keys() >= {"psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "baselines"}
+    assert len(rows(here / "unet/pictures.csv")) == 4
+    for target in (("--target", "lab", "--loss", "huber"), ("--target", "lab", "--loss", "classes")):
+        code, out, err = run(*words[:5], "--epochs", 1, *QUICK, *target, "--out", "lab")
+        assert code == 0, err
+
+
+def test_dry_run_reports_and_writes_nothing(run, here, street, caches):
+    code, out, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--dry-run")
+    assert code == 0, err
+    for word in ("class 2", "32x40", "memory", "minutes"):
+        assert word in out
+    assert not (here / "runs").exists()
+    shutil.copytree(street, "other")
+    (here / "other/train/masks/3.png").unlink()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save("other/val/masks/1.png")
+    code, out, err = run("train_segmentation.py", "--data", "other", "--data-dir", caches, *QUICK, "--dry-run")
+    assert code == 2 and "3.png" in err and "1.png" in err
+
+
+def hashes(folder):
+    weights = torch.load(folder / "last.pt", weights_only=True)
+    flat = [*weights["weights"].values(), *weights["average"].values()]
+    return [tensor.double().sum().item() for tensor in flat], (folder / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("script,data,extra", [("train_segmentation.py", "street", ()),
+                                               ("train_classifier.py", "kinds", ("--workers", 2))])
+def test_resumed_equals_uninterrupted(run, here, request, caches, script, data, extra):
+    """Stopped by SIGTERM and by SIGKILL in mid-epoch, and resumed: the same weights and table to the bit."""
+    words = ["--data", request.getfixturevalue(data), "--data-dir", caches, *QUICK, "--epochs", 60,
+             "--checkpoint-minutes", 0.001]
+    code, _, err = run(script, *words, "--out", "whole")
+    assert code == 0, err
+    command = [sys.executable, ROOT / script, *map(str, [*words, *extra, "--out", "parts"])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        seen = 0
+        while seen < 5 and process.stdout.readline():
+            seen += 1
+        time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode in ((143,) if number == signal.SIGTERM else (-9,)), err
+        assert number == signal.SIGKILL or "--resume" in err
+        process = subprocess.Popen([*command, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert hashes(here / "parts") == hashes(here / "whole")
+
+
+def test_a_damaged_checkpoint_is_passed_over(run, here, street, caches):
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out", "run")
+    assert run(*words, "--epochs", 2)[0] == 0
+    expected = hashes(here / "run")
+    last = here / "run/last.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    code, _, err = run(*words, "--epochs", 2, "--resume")
+    assert code == 0 and "last.pt" in err
+    assert hashes(here / "run") == expected
+    code, _, err = run(*words, "--epochs", 2, "--resume", "--lr", 0.5)
+    assert code == 2 and "--lr" in err
+    assert hashes(here / "run") == expected
+
+
+def test_an_older_run_is_kept(run, here, street, caches):
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 1, "--out", "run")
+    run(*words)
+    before = (here / "run/best.pt").read_bytes()
+    code, out, _ = run(*words)
+    assert code == 0 and "run.1" in out
+    assert (here / "run.1/best.pt").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(run, here, street, caches):
+    code, _, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 3,
+                       "--lr", 1e30, "--optimizer", "sgd", "--out", "run")
+    assert code == 2 and "--lr" in err and err.count("\n") == 1
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def bad_checkpoints(best):
+    """Name -> bytes of files that are no sound checkpoint."""
+    good = torch.load(best, weights_only=True)
+    torch.save(good | {"network": good["network"] | {"width": 10**9}}, "huge.pt")
+    torch.save(good | {"network": good["network"] | {"width": 8}}, "mismatched.pt")
+    torch.save(good | {"classes": 7}, "classes.pt")
+    torch.save({"weights": Bomb()}, "bomb.pt")
+    with zipfile.ZipFile("zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**8))
+    saved = {name: open(f"{name}.pt", "rb").read() for name in ("huge", "mismatched", "classes", "bomb", "zip")}
+    return saved | {"pickle": pickle.dumps(Bomb()), "zeros": bytes(1000), "empty": b"",
+                    "truncated": best.read_bytes()[:5000]}
+
+
+def test_hostile_checkpoints_are_refused(run, here, street, caches):
+    run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 1, "--out", "run")
+    for name, content in bad_checkpoints(here / "run/best.pt").items():
+        (here / "bad.pt").write_bytes(content)
+        code, out, err = run("evaluate.py", "score", "bad.pt")
+        assert code == 2 and "bad.pt" in err and err.count("\n") == 1, name
+    assert not (here / "executed").exists()
+
+
+@pytest.mark.parametrize("words, expected", [
+    (("train_segmentation.py", "--data", "nowhere"), "nowhere"),
+    (("train_segmentation.py", "--data", "empty"), "empty"),
+    (("train_segmentation.py", "--size", "0", "128"), "--size"),
+    (("train_segmentation.py", "--model", "vgg"), "--model"),
+    (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
+    (("train_segmentation.py", "--device", "abacus"), "--device"),
+    (("train_classifier.py", "--data", "empty"), "empty"),
+    (("train_classifier.py", "--sweep", "colour=red"), "--sweep"),
+    (("train_colorization.py", "--target", "rgb", "--loss", "classes"), "--loss"),
+    (("evaluate.py", "score", "empty"), "best.pt"),
+    (("evaluate.py", "predict", "nowhere", "x.png", "--out", "o"), "nowhere"),
+])
+def test_mistakes_are_one_line_and_code_2(run, here, words, expected):
+    (here / "empty").mkdir()
+    code, _, err = run(*words)
+    assert code == 2 and expected in err.splitlines()[-1] and "Traceback" not in err
+    assert not (here / "runs").exists()

@@ -1,0 +1,122 @@
+"""Task 1: say what kind of street, or what thing, a picture shows, with a ResNet.
+
+    python train_classifier.py
+    python train_classifier.py --data cifar10
+    python train_classifier.py --sweep optimizer=sgd,adam schedule=none,step,multistep lr=1e-4,1e-3,1e-2
+"""
+import argparse
+import itertools
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import utils
+from data import InputError
+from data.augment import augment
+from data.sources import open_data
+from evaluate import draw_classification, print_classification, score_classification
+
+# Chosen on val; the report's own setting beside them.
+RECIPES = {
+    "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
+                   ema=0.0, smoothing=0.0, augment={}),
+    "best": dict(epochs=30, batch_size=64, optimizer="sgd", lr=0.05, schedule="onecycle", weight_decay=5e-4, width=64,
+                 ema=0.98, smoothing=0.1, augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
+    "scenes": dict(epochs=25, width=32),
+    "cifar10": dict(batch_size=128, lr=0.2, augment=dict(flip=0.5, shift=0.125, cutout=0.25)),
+}
+SWEEP = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"], "lr": [1e-4, 1e-3, 1e-2],
+         "batch_size": [64, 256]}
+
+
+def train(args):
+    """Everything but the test. Returns the run and its data."""
+    # 1. Data
+    device, dtype = utils.setup(args)
+    if args.dry_run:
+        utils.dry_run(args, "classification")
+    data = open_data(args.data, "classification", args.size, args.data_dir, args.seed)
+    utils.fill_in(args, RECIPES, data)
+    args.out = args.out or f"runs/classification/{args.model}-{data.name}"
+
+    # 2. Network
+    network = {"name": args.model, "classes": len(data.classes), "width": args.width,
+               "small_stem": min(data.size) < 64}
+    torch.manual_seed(args.seed)
+    model = utils.build_network(network)
+
+    # 3. Training: best is chosen on val
+    run = utils.Run(args, device, dtype, network, data, model)
+    for epoch in run.epochs():
+        for images, labels, draws in run.batches(data.splits["train"]):
+            images, _ = augment(images, None, draws, **args.augment)
+            with run.autocast():
+                logits = model(utils.normalize(images))
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing)
+            run.step(loss)
+        scores = score_classification(run.network, data.splits["val"], data.classes, device, run.autocast)
+        run.end_epoch({"accuracy": scores["accuracy"]}, best=scores["accuracy"])
+    return run, data
+
+
+def test(run, data):
+    """Score test once, with the best weights, and draw."""
+    # 4. Test
+    model, split = run.best_network(), data.splits["test"]
+    scores = score_classification(model, split, data.classes, run.device, run.autocast)
+    print_classification(scores)
+    draw_classification(scores, split, data.classes, run.folder)
+    return run.finish({key: scores[key] for key in ("accuracy", "interval", "top5", "per_class")})
+
+
+def sweep(args):
+    """Train every combination of the grid with an equal budget; the best on val, and it alone, is tested."""
+    grid = SWEEP | dict(parse_axis(text) for text in args.sweep)
+    folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
+    cells = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    names = ["-".join(map(str, cell.values())) for cell in cells]
+    done = {row["run"]: row for row in utils.read_csv(folder / "sweep.csv")}
+    for number, (name, cell) in enumerate(zip(names, cells), 1):
+        print(f"sweep {number}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
+        if name not in done:
+            run, _ = train(cell_settings(args, cell, folder / name))
+            done[name] = {"run": name, **cell, "epochs": run.epoch, "val_accuracy": run.best["score"]}
+            utils.write_csv(folder / "sweep.csv", done.values())
+    rows = [done[name] for name in names]
+    utils.plot_heat_map(rows, ("optimizer", "schedule"), ("lr", "batch_size"), "val_accuracy", folder / "sweep.png")
+    best = max(range(len(rows)), key=lambda i: float(rows[i]["val_accuracy"]))
+    print(f"best on val: {names[best]}, {float(rows[best]['val_accuracy']):.4f}; its test:")
+    test(*train(cell_settings(args, cells[best], folder / names[best])))  # finished: nothing is left to train
+
+
+def cell_settings(args, cell, folder):
+    """The command line's settings with a cell's in their place, going on where the cell was left."""
+    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": (folder / "last.pt").exists()})
+
+
+def parse_axis(text):
+    """"lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001])"""
+    key, _, values = text.partition("=")
+    try:
+        return key, [type(SWEEP[key][0])(value) for value in values.split(",")]
+    except (KeyError, ValueError):
+        raise InputError(f"--sweep {text}: write {', '.join(SWEEP)} = values with commas, as in lr=1e-4,1e-3")
+
+
+def main(args):
+    if args.sweep is not None:
+        sweep(args)
+    else:
+        test(*train(args))
+
+
+def get_args_parser():
+    parser = utils.get_args_parser(__doc__, models=("resnet18", "resnet34"), out="runs/classification/<model>-<data>")
+    parser.add_argument("--sweep", nargs="*", metavar="KEY=VALUES",
+                        help="train a grid instead of one network: optimizer, schedule, lr, batch_size")
+    return parser
+
+
+if __name__ == "__main__":
+    utils.run_main(main, get_args_parser())
