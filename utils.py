@@ -451,6 +451,9 @@ class Run:
         self.stop_signal, self.saved = None, time.monotonic()
         if not args.dry_run:
             self.open_folder(data.assignment)
+        size = sum(p.numel() for p in model.parameters())
+        print(f"{args.model}: {size / 1e6:.2f} M parameters, {str(dtype).removeprefix('torch.')} on "
+              f"{describe_machine(device)['name']} ({device})")
 
     @property
     def network(self):
@@ -727,7 +730,7 @@ def wilson_interval(hits, count, z=1.96):
     share, spread = hits / count, z * z / count
     middle = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return max((middle - half) / (1 + spread), 0.0), min((middle + half) / (1 + spread), 1.0)
 
 
 class BoundaryF1:

@@ -1,11 +1,14 @@
 """Tiny data sets, and the scripts run as a user runs them."""
+import os
 import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: these networks are too small to share, and bits follow threads
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
