@@ -45,6 +45,8 @@ def train(args):
                "small_stem": min(data.size) < 64}
     torch.manual_seed(args.seed)
     model = utils.build_network(network)
+    if args.pretrained:
+        utils.start_from(model, utils.imagenet_weights(args.model))
 
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model)
@@ -113,6 +115,7 @@ def main(args):
 
 def get_args_parser():
     parser = utils.get_args_parser(__doc__, models=("resnet18", "resnet34"), out="runs/classification/<model>-<data>")
+    parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--sweep", nargs="*", metavar="KEY=VALUES",
                         help="train a grid instead of one network: optimizer, schedule, lr, batch_size")
     return parser

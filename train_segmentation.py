@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
+from data import InputError
 from data.augment import augment
 from data.sources import VOID, open_data
 from evaluate import draw_segmentation, print_segmentation, score_segmentation
@@ -54,6 +55,9 @@ def class_weights(masks, classes, balance):
 
 
 def main(args):
+    if args.model == "unet" and (args.pretrained or args.backbone):
+        raise InputError("--pretrained and --backbone are for --model fcn32")
+
     # 1. Data
     device, dtype = utils.setup(args)
     if args.dry_run:
@@ -69,8 +73,15 @@ def main(args):
         network = {"name": "unet", "in_channels": 3, "out_channels": len(data.classes), "width": args.width}
     else:
         network = {"name": "fcn32", "classes": len(data.classes), "width": args.width}
+    if args.backbone:
+        classifier, checkpoint = utils.load_run(args.backbone)
+        network |= {"backbone": checkpoint["network"]["name"], "width": checkpoint["network"]["width"]}
     torch.manual_seed(args.seed)
     model = utils.build_network(network)
+    if args.pretrained:
+        utils.start_from(model.backbone, utils.imagenet_weights("resnet18"))
+    elif args.backbone:
+        utils.start_from(model.backbone, classifier.state_dict())
 
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model)
@@ -94,7 +105,10 @@ def main(args):
 
 
 def get_args_parser():
-    return utils.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
+    parser = utils.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
+    parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
+    parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier trained in task 1")
+    return parser
 
 
 if __name__ == "__main__":

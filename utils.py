@@ -366,6 +366,25 @@ def load_run(run):
     return model.eval().to(memory_format=torch.channels_last), checkpoint
 
 
+def imagenet_weights(depth):
+    """torchvision's ImageNet weights of "resnet18" or "resnet34", downloaded once and checked by their hash."""
+    try:
+        return torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave --pretrained out")
+
+
+def start_from(network, weights):
+    """Copy weights into a ResNet, but for the classifier's head, which belongs to other classes."""
+    try:
+        missing, _ = network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")}, strict=False)
+    except RuntimeError:
+        missing = ["?"]
+    if any(not key.startswith("fc.") for key in missing):
+        raise InputError("the weights to start from are another network's: --pretrained needs --width 64 and pictures "
+                         "of 64 pixels or more, --backbone a run of such pictures")
+
+
 def count_gflops(network, size):
     """Forward GFLOPs (two per multiply-add) of a described network for one (H, W) picture, without computing any."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -445,6 +464,10 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.average = exponential_average(model, args.ema) if args.ema else None
         self.autocast = autocast(device, dtype)
+        steps = args.epochs * self.steps_per_epoch
+        if args.compile == "on" or (args.compile == "auto" and device.type == "cuda" and steps >= 3000):
+            print("compiling the network: the first steps take a minute or so")
+            model.compile()
         self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
         self.loss_sum = torch.zeros((), device=device)
         self.history, self.best = [], None
