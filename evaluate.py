@@ -2,6 +2,8 @@
 
     python evaluate.py score runs/segmentation/unet-scenes
     python evaluate.py predict runs/segmentation/unet-scenes street.jpg --out predictions
+    python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
+    python evaluate.py report --seeds 1
 """
 import argparse
 import json
@@ -69,17 +71,23 @@ def as_batch(image, size, device):
 @torch.inference_mode()
 def predict_segmentation(model, checkpoint, image, device):
     """A PIL picture of any size -> class ids (H, W) uint8 at its own size."""
-    scores = model(utils.normalize(as_batch(image, checkpoint["size"], device)))
-    # Scores, not ids, are enlarged: outlines come out smooth instead of in steps.
-    scores = F.interpolate(scores.float(), (image.height, image.width), mode="bilinear")
-    return scores.argmax(1)[0].byte().cpu().numpy()
+    scores = model(utils.normalize(as_batch(image, checkpoint["size"], device)))[0].float()
+    mask = torch.zeros(image.height, image.width, dtype=torch.uint8, device=device)
+    best = torch.full(mask.shape, -torch.inf, device=device)
+    # Scores, not ids, are enlarged: outlines come out smooth instead of in steps. One class at a time: those of a
+    # very large picture would not fit in memory together.
+    for k, score in enumerate(scores):
+        score = F.interpolate(score[None, None], mask.shape, mode="bilinear")[0, 0]
+        mask.masked_fill_(score > best, k)
+        torch.maximum(score, best, out=best)
+    return mask.cpu().numpy()
 
 
 def save_mask(mask, colors, path):
     """Class ids (H, W) as a palette PNG: its bytes are the ids, and a viewer shows the classes' colours."""
     picture = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
     picture.putpalette(utils.colorize_mask(np.arange(256, dtype=np.uint8), colors).tobytes())
-    picture.save(path)
+    utils.save_picture(picture, path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,16 +153,20 @@ def predict_classification(model, checkpoint, image, device):
 # Colorization
 
 
+AB_UNIT = 25  # few colours of a photograph lie farther from grey, so targets are about -1 to 1
+
+
 def lightness_and_ab(rgb):
-    """RGB (B, 3, H, W) float in [0, 1] -> the network's input (B, 1, H, W) and ab (B, 2, H, W), both about -1 to 1."""
+    """RGB (B, 3, H, W) float in [0, 1] -> the network's input (B, 1, H, W) and ab / AB_UNIT (B, 2, H, W)."""
     lab = color.rgb_to_lab(rgb)
-    return (lab[:, :1] / 50 - 1).contiguous(memory_format=torch.channels_last), lab[:, 1:] / 110
+    return (lab[:, :1] / 50 - 1).contiguous(memory_format=torch.channels_last), lab[:, 1:] / AB_UNIT
 
 
 def paint(output, lightness, about):
     """A network's output and its input -> the coloured picture (B, 3, H, W) float in [0, 1].
 
-    `about` says what the output means: the picture, its ab, or classes of ab, of which the annealed mean is taken.
+    `about` says what the output means: the picture, its ab (times a gain, because a network that minimizes a distance
+    predicts averages, and averages are pale), or classes of ab, of which the annealed mean is taken.
     """
     output = output.float()
     if about["target"] == "rgb":
@@ -162,7 +174,7 @@ def paint(output, lightness, about):
     if about["centers"] is not None:
         ab = color.decode_ab(output, torch.tensor(about["centers"], device=output.device))
     else:
-        ab = output * 110
+        ab = output * (AB_UNIT * about["gain"])
     return color.lab_to_rgb(torch.cat([50 * (lightness + 1), ab], 1))
 
 
@@ -232,10 +244,15 @@ def predict_colorization(model, checkpoint, image, device):
     lightness, _ = lightness_and_ab(as_batch(image, checkpoint["size"], device))
     painted = paint(model(lightness), lightness, checkpoint)
     painted = F.interpolate(painted, (image.height, image.width), mode="bilinear")
-    if checkpoint["target"] == "lab":
-        own, _ = lightness_and_ab(as_batch(image, (image.height, image.width), device))
-        painted = color.lab_to_rgb(torch.cat([50 * (own + 1), color.rgb_to_lab(painted)[:, 1:]], 1))
-    return Image.fromarray((255 * painted[0]).round().byte().permute(1, 2, 0).cpu().numpy())
+    rows, strips = max(2**22 // image.width, 1), []  # in strips: the arithmetic takes many times a picture's memory
+    for top in range(0, image.height, rows):
+        strip = painted[:, :, top : top + rows]
+        if checkpoint["target"] == "lab":
+            part = image.crop((0, top, image.width, top + strip.shape[2]))
+            own, _ = lightness_and_ab(as_batch(part, strip.shape[2:], device))
+            strip = color.lab_to_rgb(torch.cat([50 * (own + 1), color.rgb_to_lab(strip)[:, 1:]], 1))
+        strips.append((255 * strip[0]).round().byte().permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(np.concatenate(strips))
 
 
 def other_run(folder):
@@ -245,9 +262,12 @@ def other_run(folder):
     for run in (folder, folder.with_name(name)):
         if not (run / "summary.json").exists() and run != folder:
             return None
-        configs.append(json.loads((run / "config.json").read_text())["settings"])
+        try:
+            configs.append(dict(json.loads((run / "config.json").read_text())["settings"]))
+        except (OSError, ValueError, LookupError, TypeError):  # not as a run leaves it: nothing to compare with
+            return None
     same = ("data", "size", "target", "loss", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed")
-    return folder.with_name(name) if all(configs[0][key] == configs[1][key] for key in same) else None
+    return folder.with_name(name) if all(configs[0].get(key) == configs[1].get(key) for key in same) else None
 
 
 @torch.inference_mode()
@@ -274,12 +294,15 @@ def compare_colorization(folder):
     if other is None:
         return
     histories = {run.name: utils.read_csv(run / "metrics.csv") for run in sorted((folder, other), key=str)}
-    utils.plot_curves(histories, folder / "curves.png")
-    for (name, history), (rival, its) in zip(histories.items(), reversed(histories.items())):
-        final = float(its[-1]["val_loss"])
-        steps = next((int(row["step"]) for row in history if float(row["val_loss"]) <= final), None)
-        print(f"{name} " + ("never reaches" if steps is None else f"takes {steps} of {history[-1]['step']} steps to")
-              + f" {rival}'s final val loss {final:.4f}")
+    try:
+        utils.plot_curves(histories, folder / "curves.png")
+        for (name, history), (rival, its) in zip(histories.items(), reversed(histories.items())):
+            final = float(its[-1]["val_loss"])
+            steps = next((int(row["step"]) for row in history if float(row["val_loss"]) <= final), None)
+            verb = "never reaches" if steps is None else f"takes {steps} of {history[-1]['step']} steps to"
+            print(f"{name} {verb} {rival}'s final val loss {final:.4f}")
+    except (LookupError, TypeError, ValueError):
+        raise InputError(f"{other}/metrics.csv is damaged; remove that run, or train it again, to compare with it")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -319,23 +342,25 @@ def predict(args):
     task, labels, used, failures = checkpoint["task"], [], set(), 0
     for path in tqdm(args.images, unit="img", disable=None):
         try:
-            image = read_image(path)
-        except (InputError, OSError) as error:
+            image, name = read_image(path), unused(Path(path).stem, used)
+            with autocast():
+                if task == "segmentation":
+                    mask = predict_segmentation(model, checkpoint, image, device)
+                    save_mask(mask, checkpoint["colors"], folder / f"{name}.png")
+                    overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
+                    suffix = "jpg" if max(image.size) <= 65500 else "png"  # libjpeg's limit
+                    utils.save_picture(Image.blend(image, overlay, 0.5), folder / f"{name}_overlay.{suffix}")
+                elif task == "classification":
+                    label, probability = predict_classification(model, checkpoint, image, device)
+                    labels.append({"name": Path(path).name, "label": label, "probability": f"{probability:.4f}"})
+                else:
+                    utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
+        except (InputError, OSError, RuntimeError, MemoryError) as error:
+            advice = utils.explain(error, args)
+            if advice is None:
+                raise
             failures += 1
-            utils.refuse(utils.explain(error, args))
-            continue
-        name = unused(Path(path).stem, used)
-        with autocast():
-            if task == "segmentation":
-                mask = predict_segmentation(model, checkpoint, image, device)
-                save_mask(mask, checkpoint["colors"], folder / f"{name}.png")
-                overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
-                Image.blend(image, overlay, 0.5).save(folder / f"{name}_overlay.jpg", quality=90)
-            elif task == "classification":
-                label, probability = predict_classification(model, checkpoint, image, device)
-                labels.append({"name": Path(path).name, "label": label, "probability": f"{probability:.4f}"})
-            else:
-                predict_colorization(model, checkpoint, image, device).save(folder / f"{name}.png")
+            utils.refuse(advice if isinstance(error, InputError) else f"{path}: {advice}")
     if labels:
         utils.write_csv(folder / "labels.csv", labels)
     print(f"{len(args.images) - failures} of {len(args.images)} pictures predicted into {folder}")
@@ -375,6 +400,10 @@ def get_args_parser():
     sub.add_argument("run", help="a run's folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE")
     sub.add_argument("--out", required=True, help="the folder to write to")
+
+    from evaluation import grading, reporting  # here, because they use what stands above
+    grading.add_grade_arguments(command(grading.grade, "score a class's submissions against the truth"))
+    reporting.add_report_arguments(command(reporting.report, "make the homework's report anew"))
     return parser
 
 

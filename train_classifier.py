@@ -78,7 +78,7 @@ def sweep(args):
     folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
     cells = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     names = ["-".join(map(str, cell.values())) for cell in cells]
-    done = {row["run"]: row for row in utils.read_csv(folder / "sweep.csv")}
+    done = finished_cells(folder)
     for number, (name, cell) in enumerate(zip(names, cells), 1):
         print(f"sweep {number}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
         if name not in done:
@@ -92,9 +92,19 @@ def sweep(args):
     test(*train(cell_settings(args, cells[best], folder / names[best])))  # finished: nothing is left to train
 
 
+def finished_cells(folder):
+    """The rows of an earlier sweep's table, by the name of the run."""
+    try:
+        return {row["run"]: row | {"val_accuracy": float(row["val_accuracy"])}
+                for row in utils.read_csv(folder / "sweep.csv")}
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder}/sweep.csv is damaged; remove it: the finished runs beside it are not trained again")
+
+
 def cell_settings(args, cell, folder):
     """The command line's settings with a cell's in their place, going on where the cell was left."""
-    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": (folder / "last.pt").exists()})
+    begun = (folder / "last.pt").exists() or (folder / "previous.pt").exists()
+    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
 
 
 def parse_axis(text):

@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from reprlib import repr as brief  # short also for what a made-up file nests without end
 
 import matplotlib
 import numpy as np
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from data import InputError
 from data.augment import DRAWS
-from data.sources import VOID, check_data
+from data.sources import VOID, check_data, show
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32
 from models.unet import UNet
@@ -37,6 +38,8 @@ except ImportError:  # Windows: no lock on the run's folder, no peak memory
 
 matplotlib.use("Agg")  # before pyplot: there may be no screen
 from matplotlib import pyplot as plt  # noqa: E402
+
+plt.rcParams["text.parse_math"] = False  # a class may be called "$", which would begin a formula
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings
@@ -108,11 +111,12 @@ def fill_in(args, recipes, data):
 def run_main(main, parser):
     """Parse, run, and turn a mistake of the user's into one line on standard error and exit code 2."""
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
         sys.exit(main(args))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (InputError, OSError, RuntimeError) as error:
+    except (InputError, OSError, RuntimeError, MemoryError) as error:
         advice = explain(error, args)
         if args.debug or advice is None:
             raise
@@ -121,12 +125,13 @@ def run_main(main, parser):
 
 def explain(error, args):
     """The line that says what went wrong and what to do; None for an error that is a bug of ours."""
-    if isinstance(error, InputError):
-        return error
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else error
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, (InputError, OSError)):
+        return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
+    short_of_memory = "allocate memory" in text or "MemoryError" in text  # the latter from a loader process
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
         batch_size = getattr(args, "batch_size", None)
         return f"out of memory with --batch-size {batch_size}: try half" if batch_size else "out of memory"
     if "DataLoader worker" in text:
@@ -135,8 +140,8 @@ def explain(error, args):
 
 
 def refuse(reason):
-    """Print the one line that an error comes down to; returns the exit code."""
-    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
+    """Print the one line that an error comes down to, whatever the names in it hold; returns the exit code."""
+    print(f"{Path(sys.argv[0]).name}: {show(str(reason))}", file=sys.stderr)
     return 2
 
 
@@ -201,11 +206,16 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     pin = device.type == "cuda"
     loader = DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers, pin_memory=pin,
-                        prefetch_factor=4 if workers else None)
+                        prefetch_factor=4 if workers else None, worker_init_fn=leave_stopping_to_parent)
     for indices, (images, targets) in zip(chunks, loader):
         images = images.to(device, non_blocking=True)
         targets = None if targets is None else targets.to(device, non_blocking=True)
         yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True), indices
+
+
+def leave_stopping_to_parent(worker):
+    """Ctrl-C reaches every process of a terminal; the loaders must live until the step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Gather(torch.utils.data.Dataset):
@@ -253,7 +263,7 @@ def build_network(network):
     name = settings.pop("name", None)
     for key, value in settings.items():
         if key in LIMITS and not (type(value) is int and 1 <= value <= LIMITS[key]):
-            raise InputError(f"a network cannot have {key} {value!r}")
+            raise InputError(f"a network cannot have {key} {brief(value)}")
     try:
         if name == "unet":
             return UNet(**settings)
@@ -263,7 +273,7 @@ def build_network(network):
             return ResNet(depth=name, **settings)
     except (TypeError, KeyError):
         pass
-    raise InputError(f"no network is described by {str(network)[:200]}")
+    raise InputError(f"no network is described by {brief(network)}")
 
 
 def write_atomically(path, data):
@@ -272,7 +282,7 @@ def write_atomically(path, data):
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -282,10 +292,10 @@ def write_atomically(path, data):
 
 
 def write_csv(path, rows):
-    """Write dicts with equal keys as a table."""
+    """Write dicts as a table, which has a column for each key of theirs."""
     rows = list(rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
@@ -295,8 +305,11 @@ def read_csv(path):
     """The rows of a table as dicts of strings; none where there is no file."""
     if not Path(path).exists():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return list(csv.DictReader(file))
+    except csv.Error as error:
+        raise InputError(f"{path} is no table of ours ({error}); remove it")
 
 
 def save_checkpoint(path, checkpoint):
@@ -314,8 +327,10 @@ def load_checkpoint(path):
                 raise InputError("compressed, as torch.save never does")  # a few bytes could stand for gigabytes
             if sum(entry.file_size for entry in entries) > os.path.getsize(path) or archive.testzip():
                 raise InputError("damaged")
+            if archive.comment or min(entry.header_offset for entry in entries):
+                raise InputError("with more in it than torch.save writes")  # torch might read another table than Python
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        check_description(checkpoint)
+        check_description(checkpoint, os.path.getsize(path))
     except OSError:
         raise
     except Exception as error:  # zipfile and torch.load raise a dozen types for the ways in which a file can be garbage
@@ -324,29 +339,47 @@ def load_checkpoint(path):
     return checkpoint
 
 
-def check_description(checkpoint):
-    """Raise InputError unless everything that a checkpoint says of itself is of the right type and within bounds."""
-    def numbers(values, count, low, high):
+def check_description(checkpoint, file_size):
+    """Raise InputError unless all that a checkpoint says of itself is of the right type, within bounds, and agrees."""
+    def numbers(values, count, low, high, kinds=(int, float)):
         return (isinstance(values, list) and len(values) == count
-                and all(isinstance(value, (int, float)) and low <= value <= high for value in values))
+                and all(isinstance(value, kinds) and low <= value <= high for value in values))
 
-    names, colors, centers = (checkpoint.get(key) for key in ("classes", "colors", "centers"))
+    task, network, names, colors, centers, target = (
+        checkpoint.get(key) for key in ("task", "network", "classes", "colors", "centers", "target"))
+    networks = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resnet34"),
+                "colorization": ("unet",)}
     sound = {
-        "task": checkpoint.get("task") in ("segmentation", "classification", "colorization"),
-        "network": isinstance(checkpoint.get("network"), dict),
+        "task": isinstance(task, str) and task in networks,
+        "network": isinstance(network, dict) and network.get("name") in networks.get(task, ()),
         "weights": isinstance(checkpoint.get("weights"), dict),
         "data": isinstance(checkpoint.get("data"), str),
         "seed": isinstance(checkpoint.get("seed"), int),
-        "size": numbers(checkpoint.get("size"), 2, 1, 16384),
-        "classes": isinstance(names, list) and len(names) <= 1024 and all(isinstance(name, str) for name in names),
-        "colors": isinstance(colors, list) and all(numbers(color, 3, 0, 255) for color in colors),
-        "target": checkpoint.get("target") in (None, "rgb", "lab"),
+        "size": numbers(checkpoint.get("size"), 2, 1, 4096, int),
+        "classes": isinstance(names, list) and len(names) <= 1024
+        and all(isinstance(name, str) and name.isprintable() for name in names),
+        "colors": isinstance(colors, list) and all(numbers(color, 3, 0, 255, int) for color in colors),
+        "target": target in (("rgb", "lab") if task == "colorization" else (None,)),
         "centers": centers is None or isinstance(centers, list) and all(numbers(c, 2, -200, 200) for c in centers),
-        "mean_ab": checkpoint.get("task") != "colorization" or numbers(checkpoint.get("mean_ab"), 2, -200, 200),
+        "mean_ab": task != "colorization" or numbers(checkpoint.get("mean_ab"), 2, -200, 200),
+        "gain": task != "colorization" or numbers([checkpoint.get("gain")], 1, 0.1, 10),
     }
     wrong = [key for key, right in sound.items() if not right]
     if wrong:
         raise InputError(f"its {wrong[0]} makes no sense")
+    outputs = len(names)
+    if task == "colorization":
+        outputs = 3 if target == "rgb" else 2 if centers is None else len(centers)
+    if network.get("out_channels", network.get("classes")) != outputs:
+        raise InputError("its network has not as many outputs as it should")
+    if network.get("in_channels", 3) != (1 if task == "colorization" else 3):
+        raise InputError("its network is for other pictures")
+    if task == "segmentation" and not len(colors) == len(names) < VOID:
+        raise InputError("it has not one colour for each class")
+    tensors = list(checkpoint["weights"].values())
+    if not all(isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided for tensor in tensors) \
+            or sum(tensor.nbytes for tensor in tensors) > file_size:  # views of a few bytes could stand for gigabytes
+        raise InputError("its weights are not plain numbers")
 
 
 def load_run(run):
@@ -360,10 +393,20 @@ def load_run(run):
     try:
         with torch.device("meta"):  # so that nothing is allocated which the file does not hold
             model = build_network(checkpoint["network"])
-        model.load_state_dict(checkpoint["weights"], assign=True)
-    except (InputError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path} does not hold the network it describes: {' '.join(str(error).split())[:150]}")
+        load_weights(model, checkpoint["weights"], assign=True)
+    except Exception as error:  # also here a made-up file can go wrong in any way
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{path} does not hold the network it describes: {reason}") from error
     return model.eval().to(memory_format=torch.channels_last), checkpoint
+
+
+def load_weights(model, weights, **options):
+    """Load weights that come from a file: load_state_dict checks the names and shapes, but converts or trusts types."""
+    own = {key: tensor.dtype for key, tensor in model.state_dict().items()}
+    strange = [key for key, tensor in weights.items() if tensor.dtype != own.get(key) or tensor.device.type != "cpu"]
+    if strange:
+        raise InputError(f"its {brief(strange[0])} is none of the network's")
+    model.load_state_dict(dict(weights), **options)  # a plain dict: without the metadata that the file may hold
 
 
 def imagenet_weights(depth):
@@ -376,8 +419,9 @@ def imagenet_weights(depth):
 
 def start_from(network, weights):
     """Copy weights into a ResNet, but for the classifier's head, which belongs to other classes."""
+    weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}
     try:
-        missing, _ = network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")}, strict=False)
+        missing, _ = network.load_state_dict(weights, strict=False)
     except RuntimeError:
         missing = ["?"]
     if any(not key.startswith("fc.") for key in missing):
@@ -509,7 +553,8 @@ class Run:
             return
         try:
             self.lock_file = open(self.folder / ".lock", "w")
-            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
+            fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{self.folder}: another run is writing there; wait for it or choose another --out")
         except FileNotFoundError:
@@ -531,7 +576,7 @@ class Run:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def request_stop(self, number, frame):
-        if self.stop_signal:  # asked twice: do not even finish the step
+        if self.stop_signal or self.args.dry_run:  # asked twice: do not even finish the step
             raise KeyboardInterrupt
         self.stop_signal = number
 
@@ -544,12 +589,13 @@ class Run:
             yield images, targets, draws
             self.step_in_epoch += 1
             self.bar.update(len(images))
-            if self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
-                self.show_loss()
+            due = self.stop_signal or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
+            if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
+                self.show_loss()  # and stops at a loss that is not finite, before it is saved
             if self.stop_signal:
                 self.seconds += time.perf_counter() - started
                 self.stop()
-            if time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes:
+            if due:
                 self.save_state()
             if self.args.dry_run and self.step_in_epoch in (1, min(4, self.steps_per_epoch)):
                 self.show_estimate(started)
@@ -610,25 +656,29 @@ class Run:
         if self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
             save_checkpoint(self.folder / "best.pt", self.about | {"weights": self.network.state_dict()})
+        write_csv(self.folder / "metrics.csv", self.history)  # before last.pt, from which a killed run writes it again
         self.save_state()
-        write_csv(self.folder / "metrics.csv", self.history)
         shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in row.items()
                           if key.startswith(("train_", "val_")))
         tqdm.write(f"epoch {self.epoch:3d}/{self.args.epochs}  {shown}  {self.seconds:.0f} s", file=sys.stdout)
 
     def save_state(self):
-        """Write last.pt, and keep the one before it as previous.pt in case the disk damages it."""
+        """Write last.pt, and keep the one before it as previous.pt in case the disk damages it.
+
+        The new file is whole before a good one moves, so that a full disk costs neither.
+        """
         state = {
             "weights": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(), "epoch": self.epoch, "step": self.step_in_epoch,
+            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch, "step": self.step_in_epoch,
             "loss_sum": self.loss_sum, "seconds": self.seconds, "steady": self.steady, "history": self.history,
             "best": self.best, "settings": {key: str(getattr(self.args, key)) for key in self.settings_that_bind()}}
-        last = self.folder / "last.pt"
+        last, following = self.folder / "last.pt", self.folder / "next.pt"
+        save_checkpoint(following, self.about | state)
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
-        save_checkpoint(last, self.about | state)
+        os.replace(following, last)
         self.saved = time.monotonic()
 
     def settings_that_bind(self):
@@ -639,33 +689,59 @@ class Run:
 
     def load_state(self):
         """Take up last.pt, or the one before it where that is damaged."""
-        state = None
-        for path in (self.folder / "last.pt", self.folder / "previous.pt"):
+        last, state = self.folder / "last.pt", None
+        for path in (last, self.folder / "previous.pt"):
             try:
                 state = load_checkpoint(path)
                 break
             except (InputError, OSError) as error:
-                print(f"--resume: {error}", file=sys.stderr)
+                print(f"--resume: {show(str(error))}", file=sys.stderr)
         if state is None:
             raise InputError(f"--resume: there is no sound last.pt in {self.folder} to go on from")
-        changed = [f"--{key.replace('_', '-')} was {state['settings'].get(key)}, is {getattr(self.args, key)}"
-                   for key in self.settings_that_bind() if state["settings"].get(key) != str(getattr(self.args, key))]
+        try:
+            self.check_settings(state)
+            self.take_up(state)
+        except InputError:
+            raise
+        except Exception as error:  # as in load_checkpoint
+            raise InputError(f"--resume: {path} is not of this run ({error!r:.100}); leave --resume out") from error
+        os.replace(path, last)  # else a damaged last.pt would soon take the place of the sound previous.pt
+
+    def check_settings(self, state):
+        """Refuse to go on with other settings than the run began with."""
+        settings = {key: value for key, value in state["settings"].items() if isinstance(value, str)}
+        changed = [f"--{key.replace('_', '-')} was {settings.get(key)}, is {getattr(self.args, key)}"
+                   for key in self.settings_that_bind() if settings.get(key) != str(getattr(self.args, key))]
         if changed:
             raise InputError(f"--resume: {self.folder} was trained with other settings: {'; '.join(changed)}")
         if state["epoch"] > self.args.epochs:
             raise InputError(f"--resume: {state['epoch']} epochs are done, more than --epochs {self.args.epochs}")
-        self.model.load_state_dict(state["weights"])
+
+    def take_up(self, state):
+        """Load what a checkpoint holds of the run, but nothing that follows from the settings or the count of steps."""
+        load_weights(self.model, state["weights"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        # The length of the schedule is the new one's, so that a run can be given more epochs than before.
-        length = {key: value for key, value in self.schedule.state_dict().items()
-                  if key in ("T_max", "step_size", "milestones", "total_steps", "_schedule_phases")}
-        self.schedule.load_state_dict(state["schedule"] | length)
+            load_weights(self.average, state["average"])
+        own = self.optimizer.state_dict()
+        for group, saved in zip(own["param_groups"], state["optimizer"]["param_groups"], strict=True):
+            group["lr"] = float(saved["lr"])
+        self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
+        for parameter, values in self.optimizer.state.items():
+            if any(value.shape not in (parameter.shape, ()) for value in values.values() if value is not None):
+                raise ValueError("the optimizer's state is another network's")
+        self.epoch, self.step_in_epoch = state["epoch"], state["step"]
+        self.history, best = state["history"], state["best"]
+        self.best = {"score": float(best["score"]), "epoch": int(best["epoch"])} if self.epoch else None
+        if not (len(self.history) == self.epoch and 0 <= self.step_in_epoch <= self.steps_per_epoch):
+            raise ValueError("its counters disagree")
+        if not all(isinstance(value, (int, float)) for row in self.history for value in row.values()):
+            raise ValueError("its history holds more than numbers")
+        done = self.epoch * self.steps_per_epoch + self.step_in_epoch
+        self.schedule.load_state_dict(self.schedule.state_dict() | {
+            "last_epoch": done, "_step_count": done + 1, "_last_lr": [group["lr"] for group in own["param_groups"]]})
         self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
-        self.epoch, self.step_in_epoch, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.steady, self.history, self.best = state["steady"], state["history"], state["best"]
+        self.seconds, self.steady = float(state["seconds"]), [int(state["steady"][0]), float(state["steady"][1])]
 
     def stop(self):
         """Save in mid-epoch and leave, as a signal asked."""
@@ -886,6 +962,13 @@ def save_figure(figure, path):
     figure.savefig(buffer, dpi=120)
     plt.close(figure)
     write_atomically(path, buffer.getvalue())
+
+
+def save_picture(picture, path):
+    """Write a PIL picture in the format of its path's suffix."""
+    buffer = io.BytesIO()
+    picture.save(buffer, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], quality=90)
+    write_atomically(path, buffer.getbuffer())
 
 
 def colorize_mask(mask, colors):

@@ -6,7 +6,7 @@ them from seed, epoch and index), so what happens to a picture does not depend o
 import torch
 import torch.nn.functional as F
 
-from data.sources import VOID
+from data.images import VOID
 
 DRAWS = 10  # uniform numbers that one sample uses up: 2 for the mirror and the turn, 4 for the frame, 4 for the colours
 

@@ -486,11 +486,12 @@ def photograph(s, mask):
     gamma = math.exp(rng.normal(-.15 * s.weather.lamps, .2))  # at night the camera lifts the shadows
     photo = (np.clip(photo * (exposure / 255), 0, 1) ** gamma - .45) * contrast + .45
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
-    cast, vignette = np.float32(1 + rng.normal(0, .04, 3)), 1 - rng.uniform(0, .18) * (x * x + y * y)
+    cast, vignette = np.float32(1 + rng.normal(0, .015, 3)), 1 - rng.uniform(0, .18) * (x * x + y * y)
     photo *= cast * vignette[..., None]
     grey = photo.mean(2, keepdims=True)
-    photo = grey + (photo - grey) * rng.uniform(.4, .7)  # paint is more vivid than what a camera makes of it
+    photo = grey + (photo - grey) * rng.uniform(.5, .65)  # paint is more vivid than what a camera makes of it
     # Cameras smooth the colours' noise and leave most of the brightness's.
-    noisy = rng.standard_normal((height, width, 1), np.float32) + .3 * rng.standard_normal((height, width, 3), np.float32)
+    noisy = rng.standard_normal((height, width, 1), np.float32)
+    noisy = noisy + .3 * rng.standard_normal((height, width, 3), np.float32)
     photo += rng.uniform(.004, .025) * noisy
     return np.clip(photo * 255, 0, 255).astype(np.uint8)

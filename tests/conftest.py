@@ -11,7 +11,7 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/benchmarks")]
 
 
 @pytest.fixture
@@ -36,10 +36,9 @@ def picture(rng, mask):
     return Image.fromarray((colors[mask] + rng.integers(-40, 40, (*mask.shape, 3))).clip(0, 255).astype(np.uint8))
 
 
-@pytest.fixture(scope="session")
-def street(tmp_path_factory):
+def make_street(folder):
     """A segmentation folder: 12 / 4 / 4 pictures of 32x40 in which three classes are easily told apart."""
-    folder, rng = tmp_path_factory.mktemp("street"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4), ("test", 4)):
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
@@ -53,13 +52,22 @@ def street(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def kinds(tmp_path_factory):
+def make_kinds(folder):
     """A classification folder: two classes, 16 / 6 / 6 pictures of 32x32 each; red ones and green ones."""
-    folder, rng = tmp_path_factory.mktemp("kinds"), np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for split, count in (("train", 16), ("val", 6), ("test", 6)):
         for label, name in enumerate(("apple", "lime")):
             (folder / split / name).mkdir(parents=True)
             for i in range(count):
                 picture(rng, np.full((32, 32), label)).save(folder / split / name / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def street(tmp_path_factory):
+    return make_street(tmp_path_factory.mktemp("street"))
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory):
+    return make_kinds(tmp_path_factory.mktemp("kinds"))

@@ -1,5 +1,6 @@
 """The scripts as a user runs them: from data to pictures, interrupted and resumed, and given the wrong things."""
 import csv
+import errno
 import json
 import os
 import pickle
@@ -10,11 +11,16 @@ import sys
 import time
 import zipfile
 
+import fuzz
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import ROOT
 from PIL import Image
+
+import utils
+from data.images import read_image
 
 QUICK = ("--width", 4, "--batch-size", 4, "--workers", 0, "--device", "cpu")
 
@@ -71,6 +77,33 @@ def test_classification(run, here, kinds, caches):
     assert metrics["accuracy"] == 1 and metrics["per_class"].keys() == {"apple", "lime"}
     assert 0 < metrics["interval"][0] < 1 and metrics["interval"][1] == pytest.approx(1)
     assert Image.open(here / "run/confusion.png").width > 100 and Image.open(here / "run/mistakes.png").width > 100
+
+
+def test_a_classifier_becomes_a_backbone(run, here, street, caches, monkeypatch):
+    for split in ("train", "val", "test"):
+        for name in ("red", "blue"):
+            (here / "colors" / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (64, 64), name).save(here / "colors" / split / name / f"{i}.png")
+    code, _, err = run("train_classifier.py", "--data", "colors", "--data-dir", caches, "--epochs", 1, *QUICK,
+                       "--out", "classifier")
+    assert code == 0, err
+    words = ("train_segmentation.py", "--model", "fcn32", "--data", street, "--data-dir", caches, "--epochs", 1, *QUICK)
+
+    def weight(path, name="backbone.layer4.1.conv2.weight"):
+        return torch.load(here / path / "best.pt", weights_only=True)["weights"][name]
+
+    code, _, err = run(*words, "--backbone", "classifier", "--lr", 1e-12, "--out", "run")
+    assert code == 0, err
+    torch.testing.assert_close(weight("run"), weight("classifier", "layer4.1.conv2.weight"))
+
+    imagenet = torchvision.models.resnet18(weights=None).state_dict()  # stands in for the download
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda self, check_hash: imagenet)
+    code, _, err = run(*words, "--pretrained", "--out", "narrow")
+    assert code == 2 and "--width 64" in err
+    code, _, err = run(*words, "--pretrained", "--width", 64, "--lr", 1e-12, "--out", "run")
+    assert code == 0, err
+    torch.testing.assert_close(weight("run"), imagenet["layer4.1.conv2.weight"])
 
 
 def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
@@ -152,8 +185,12 @@ def test_a_damaged_checkpoint_is_passed_over(run, here, street, caches):
     expected = hashes(here / "run")
     last = here / "run/last.pt"
     last.write_bytes(last.read_bytes()[:-1000])
+    (here / "run/metrics.csv").unlink()
     code, _, err = run(*words, "--epochs", 2, "--resume")
     assert code == 0 and "last.pt" in err
+    assert hashes(here / "run") == expected
+    last.unlink()  # as when killed between two renames
+    assert run(*words, "--epochs", 2, "--resume")[0] == 0
     assert hashes(here / "run") == expected
     code, _, err = run(*words, "--epochs", 2, "--resume", "--lr", 0.5)
     assert code == 2 and "--lr" in err
@@ -175,6 +212,50 @@ def test_a_loss_that_is_not_finite_stops_with_advice(run, here, street, caches):
     assert code == 2 and "--lr" in err and err.count("\n") == 1
 
 
+def test_a_second_run_in_the_folder_is_refused(run, here, street, caches):
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 1, "--out", "run")
+    assert run(*words)[0] == 0
+    before = (here / "run/last.pt").read_bytes()
+    code = "import fcntl; lock = open('run/.lock', 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    for more in ((), ("--resume",)):
+        code, _, err = run(*words, *more)
+        assert code == 2 and "another run" in err and err.count("\n") == 1
+    holder.communicate(b"\n")
+    assert (here / "run/last.pt").read_bytes() == before and not (here / "run.1").exists()
+    assert run(*words, "--resume")[0] == 0
+
+
+def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monkeypatch):
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out", "run")
+    assert run(*words, "--epochs", 2)[0] == 0
+    before = {name: (here / "run" / name).read_bytes() for name in ("last.pt", "previous.pt", "best.pt", "metrics.csv")}
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = run(*words, "--epochs", 3, "--resume")
+    assert code == 2 and "No space left" in err and "run/" in err and err.count("\n") == 1
+    assert {name: (here / "run" / name).read_bytes() for name in before} == before
+    assert not list((here / "run").glob("*.partial"))
+    assert run(*words, "--epochs", 3, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize("failure, expected", [
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), "try --workers 0"),
+    (lambda: read_image("nowhere/a\nb.png"), r"train_segmentation.py: nowhere/a\nb.png: no such file; check the name"),
+    (lambda: np.empty(1 << 50), "--batch-size 4: try half"),
+])
+def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
+    monkeypatch.setattr(utils.Gather, "__getitem__", lambda self, indices: failure())
+    code, _, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--workers", 1,
+                       "--epochs", 1, "--out", "run")
+    assert code == 2 and expected in err and err.count("\n") == 1, err
+
+
 class Bomb:
     def __reduce__(self):
         return os.system, ("touch executed",)
@@ -186,12 +267,18 @@ def bad_checkpoints(best):
     torch.save(good | {"network": good["network"] | {"width": 10**9}}, "huge.pt")
     torch.save(good | {"network": good["network"] | {"width": 8}}, "mismatched.pt")
     torch.save(good | {"classes": 7}, "classes.pt")
+    torch.save(good | {"network": good["network"] | {"width": fuzz.endless()}}, "endless.pt")
+    wide = good["network"] | {"width": 1024}  # described and held by a few bytes, it would take 30 GB in memory
+    with torch.device("meta"):
+        shapes = utils.build_network(wide).state_dict()
+    torch.save(good | {"network": wide, "weights": {
+        key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in shapes.items()}}, "expanded.pt")
     torch.save({"weights": Bomb()}, "bomb.pt")
     with zipfile.ZipFile("zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**8))
-    saved = {name: open(f"{name}.pt", "rb").read() for name in ("huge", "mismatched", "classes", "bomb", "zip")}
-    return saved | {"pickle": pickle.dumps(Bomb()), "zeros": bytes(1000), "empty": b"",
-                    "truncated": best.read_bytes()[:5000]}
+    names = ("huge", "mismatched", "classes", "endless", "expanded", "bomb", "zip")
+    return {name: open(f"{name}.pt", "rb").read() for name in names} | {
+        "pickle": pickle.dumps(Bomb()), "zeros": bytes(1000), "empty": b"", "truncated": best.read_bytes()[:5000]}
 
 
 def test_hostile_checkpoints_are_refused(run, here, street, caches):
@@ -201,6 +288,52 @@ def test_hostile_checkpoints_are_refused(run, here, street, caches):
         code, out, err = run("evaluate.py", "score", "bad.pt")
         assert code == 2 and "bad.pt" in err and err.count("\n") == 1, name
     assert not (here / "executed").exists()
+
+
+def odd_pictures():
+    """Name -> (height, width) when upright of pictures that are unusual and right."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (1, 1)).save("pixel.png")
+    Image.new("RGB", (60000, 2)).save("wide.png")
+    Image.new("RGB", (70000, 1)).save("wider.png")  # wider than a JPEG can be
+    Image.fromarray(rng.integers(0, 65536, (20, 30), np.uint16)).save("deep.png")
+    rgb.convert("CMYK").save("print.jpg")
+    rgb.convert("RGBA").save("clear.png")
+    rgb.save("moving.gif", save_all=True, append_images=[rgb.rotate(90)])
+    rgb.save("turned.jpg", exif=turned)
+    rgb.save("two\nlines.png")
+    rgb.save("深 度.png")
+    rgb.save("really png.jpg", "PNG")
+    size = (20, 30)
+    return {"pixel.png": (1, 1), "wide.png": (2, 60000), "wider.png": (1, 70000), "deep.png": size, "print.jpg": size,
+            "clear.png": size, "moving.gif": size, "turned.jpg": (30, 20), "two\nlines.png": size, "深 度.png": size,
+            "really png.jpg": size}
+
+
+def test_predict_uses_or_names_every_picture(run, here):
+    """One bad picture stops no other; each is one line, whatever its name; nothing is written through a link."""
+    sizes = odd_pictures()
+    (here / "bad\nname.png").write_bytes(b"?")
+    (here / "cut.png").write_bytes((here / "deep.png").read_bytes()[:300])
+    (here / "empty.jpg").touch()
+    bad = ["bad\nname.png", "cut.png", "empty.jpg", "nowhere.png"]
+    for number, checkpoint in enumerate(fuzz.checkpoints()):
+        task = checkpoint["task"]
+        utils.save_checkpoint("best.pt", checkpoint)
+        out = here / f"out{number}"
+        out.mkdir()
+        (out / "deep.png").symlink_to(here / "untouched.png")
+        code, text, err = run("evaluate.py", "predict", "best.pt", "--device", "cpu", "--out", out, *bad, *sizes)
+        assert code == 2 and f"{len(sizes)} of {len(sizes) + len(bad)}" in text, err
+        assert err.count("\n") == len(bad) and all(name.replace("\n", r"\n") in err for name in bad), err
+        if task == "classification":
+            assert {row["name"] for row in rows(out / "labels.csv")} == sizes.keys()
+        else:
+            assert {name: Image.open(out / f"{os.path.splitext(name)[0]}.png").size[::-1] for name in sizes} == sizes
+        assert not (here / "untouched.png").exists()
 
 
 @pytest.mark.parametrize("words, expected", [

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import threading
 import zipfile
 
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import InputError, scenes, sources
-from data.sources import check_data, decode_mask, download, open_data, read_classes, read_image, read_mask
+from data import InputError, images, scenes, sources
+from data.download import download, unpack
+from data.images import decode_mask, read_classes, read_image, read_mask
+from data.sources import check_data, open_data
 
 SIZE = (12, 16)
 CSV = "id,name,r,g,b\n0,sky,10,20,30\n2,road,128,64,128\n7,Void,0,0,0\n"
@@ -91,11 +94,11 @@ def test_camvid_in_both_layouts_and_its_download(tmp_path, opened, monkeypatch):
             archive.writestr("SegNet-master/CamVid/train/../../../../escaped.png", b"")
 
     segmentation_folder(tmp_path / "segnet", (0, 11), segnet=True)
-    monkeypatch.setattr(sources, "download", fake_download)
+    monkeypatch.setattr("data.download.download", fake_download)
     with pytest.raises(InputError, match="train does not hold 367 pictures"):
         opened("camvid")
     assert not (tmp_path / "files" / "camvid").exists()
-    monkeypatch.setattr(sources, "CAMVID_COUNTS", {"train": 3, "val": 3, "test": 3})
+    monkeypatch.setattr("data.download.CAMVID_COUNTS", {"train": 3, "val": 3, "test": 3})
     assert len(opened("camvid").splits["train"]) == 3
     assert os.listdir(tmp_path / "files" / "camvid") and not list(tmp_path.rglob("escaped.png"))
 
@@ -168,7 +171,7 @@ def test_voc(tmp_path, opened):
         for i, name in enumerate(names):
             save(base / "JPEGImages" / f"{name}.jpg", picture(i))
             palette = Image.fromarray(mask(i, (0, 15, 20, 255)).astype(np.uint8))
-            palette.putpalette([channel for color in sources.palette(256) for channel in color])
+            palette.putpalette([channel for color in images.palette(256) for channel in color])
             save(base / "SegmentationClass" / f"{name}.png", palette)
     data = opened("voc")
     assert len(data.classes) == 21 and data.colors[1] == (128, 0, 0) and data.classes[15] == "person"
@@ -254,11 +257,11 @@ def test_pictures_and_masks_are_turned_upright(tmp_path):
     save(tmp_path / "a.jpg", picture(0), exif=exif)
     save(tmp_path / "a.png", mask(0), exif=exif)
     assert read_image(tmp_path / "a.jpg").size == SIZE and read_mask(tmp_path / "a.png").shape == SIZE[::-1]
-    assert sources.image_size(tmp_path / "a.jpg") == SIZE[::-1]
+    assert images.image_size(tmp_path / "a.jpg") == SIZE[::-1]
 
 
 def test_decode_mask_names_what_it_does_not_know():
-    classes = sources.Classes({0: "a", 5: "b"}, {0: (0, 0, 0), 5: (255, 0, 1), 9: (9, 9, 9)}, {9})
+    classes = images.Classes({0: "a", 5: "b"}, {0: (0, 0, 0), 5: (255, 0, 1), 9: (9, 9, 9)}, {9})
     assert decode_mask(np.array([[0, 5, 9]], np.uint8), classes).tolist() == [[0, 1, 255]]
     assert decode_mask(np.array([[[255, 0, 1], [9, 9, 9]]], np.uint8), classes).tolist() == [[1, 255]]
     with pytest.raises(InputError, match="x.png: no class has the value 6, 7"):
@@ -369,7 +372,7 @@ def test_cache_is_reused_and_rebuilt_when_a_file_changes(tmp_path, opened, monke
     os.truncate(damaged, 100)
     opened(root, size=(6, 8))
     assert len(writes) == 3
-    dead = tmp_path / "files" / "cache" / f"x.{sources.socket.gethostname().replace('.', '-')}.4194305.tmp"
+    dead = tmp_path / "files" / "cache" / f"x.{socket.gethostname().replace('.', '-')}.4194305.tmp"
     dead.mkdir()
     opened(root, size=(5, 8))
     assert not dead.exists() and not list((tmp_path / "files" / "cache").glob("*.tmp"))
@@ -379,7 +382,7 @@ def test_lazily_decoded_equals_cached(tmp_path, opened, monkeypatch):
     root = segmentation_folder(tmp_path / "mine")
     cached = opened(root, size=(6, 8))
     shutil.rmtree(tmp_path / "files")
-    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     lazy = opened(root, size=(6, 8))
     assert "decoded at each use" in lazy.notes[-1] and hashes(lazy) == hashes(cached)
     images = pickle.loads(pickle.dumps(lazy.splits["val"].images))
@@ -406,7 +409,7 @@ def test_two_processes_build_at_once(tmp_path):
 def test_workers_may_be_spawned(tmp_path, monkeypatch):
     root = segmentation_folder(tmp_path / "mine", count=40)
     forked = hashes(open_data(root, "segmentation", SIZE, str(tmp_path / "forked")))
-    monkeypatch.setattr(sources, "START_METHOD", "spawn")
+    monkeypatch.setattr("data.cache.START_METHOD", "spawn")
     assert hashes(open_data(root, "segmentation", SIZE, str(tmp_path / "spawned"))) == forked
 
 
@@ -469,8 +472,8 @@ def test_unpack_checks_crc_and_limit(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a/b.png", b"0123456789" * 10)
     with pytest.raises(InputError, match="more than 50 bytes"):
-        sources.unpack(str(tmp_path / "a.zip"), str(tmp_path / "out"), r"(a)/(b\.png)", limit=50)
+        unpack(str(tmp_path / "a.zip"), str(tmp_path / "out"), r"(a)/(b\.png)", limit=50)
     content = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(content.replace(b"0123456789", b"0123456780", 1))
     with pytest.raises(InputError, match="cannot be unpacked"):
-        sources.unpack(str(tmp_path / "a.zip"), str(tmp_path / "out"), r"(a)/(b\.png)")
+        unpack(str(tmp_path / "a.zip"), str(tmp_path / "out"), r"(a)/(b\.png)")

@@ -1,0 +1,286 @@
+"""Grading: a class of good, bad and hostile submissions against a tiny truth, every verdict checked."""
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from PIL import Image
+
+import evaluate
+import utils
+from data import InputError
+from data.images import NO_CLASS, VOID
+from evaluation import grading
+
+ROOT = Path(__file__).resolve().parents[1]
+COLORS = np.zeros((256, 3), np.uint8)
+COLORS[:5] = (128, 128, 128), (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)
+NAMES = [f"street{i}" for i in range(6)]
+
+
+def png(values):
+    Image.fromarray(values).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+def draw_mask(rng, ids):
+    """A few rectangles of each id, so that there are outlines."""
+    mask = np.zeros((48, 64), np.uint8)
+    for id in [*ids, *ids]:
+        y, x = rng.integers(0, 40), rng.integers(0, 56)
+        mask[y : y + rng.integers(5, 25), x : x + rng.integers(5, 30)] = id
+    return mask
+
+
+def write(folder, files):
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def grade(task, truth, out, submissions, *flags):
+    """Grade in this process; returns the rows of grades.csv by submission."""
+    args = evaluate.get_args_parser().parse_args(
+        ["grade", task, "--truth", str(truth), "--out", str(out), "--device", "cpu", *flags, *map(str, submissions)])
+    grading.grade(args)
+    return {row["submission"]: row for row in utils.read_csv(out / "grades.csv")}
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A truth of six pictures, four classes and void, and submissions of each kind, graded by the command line."""
+    base, rng = tmp_path_factory.mktemp("course"), np.random.default_rng(0)
+    masks = {name: draw_mask(rng, (1, 2, 3, 4)) for name in NAMES}
+    truth, home = base / "truth", base / "submissions"
+    write(truth, {f"images/{name}.jpg": png(COLORS[mask]) for name, mask in masks.items()})
+    write(truth, {f"masks/{name}.png": png(mask) for name, mask in masks.items()})
+    write(truth, {"classes.csv": b"id,name,r,g,b\n0,sky,128,128,128\n1,car,200,0,0\n2,=tree,0,200,0\n3,<b>,0,0,200\n"
+                                 b"4,void,0,0,0\n"})
+
+    noisy = {name: np.where(rng.random(mask.shape) < 0.2, rng.integers(0, 4, mask.shape), mask).astype(np.uint8)
+             for name, mask in masks.items()}
+    noisy[NAMES[2]][10:15] = 77
+    perfect = {f"{name}.png": png(mask) for name, mask in masks.items()}
+    write(home, {f"perfect/{name}": data for name, data in perfect.items()})
+    write(home, {f"rgb/{name}_pred.png": png(COLORS[mask]) for name, mask in masks.items()})
+    write(home, {f"noisy/{name}_mask.png": png(mask) for name, mask in noisy.items()})
+    write(home, {f"=noisy <i>zwei \u00fc\u4e2d/work/{name}.png": png(mask) for name, mask in noisy.items()})
+    write(home, {f"shifted/{name}.png": png(np.roll(mask, 3, 1)) for name, mask in masks.items()})
+    write(home, {f"half/{name}.png": perfect[f"{name}.png"] for name in NAMES[::2]})
+    write(home, {f"small/{name}.png": png(mask[::2, ::2]) for name, mask in masks.items()})
+    write(home, {f"corrupt/{name}": data for name, data in perfect.items()}
+          | {"corrupt/street0.png": perfect["street0.png"][:80], "corrupt/street1.png": b"", "corrupt/notes.txt": b"x"})
+    (home / "corrupt/street2.png").rename(home / "corrupt/my STREET2 result.png")
+    write(home, {"hostile/best.pt": pickle.dumps(Hostile(base / "executed"))})
+    write(home, {"broken.zip": b"PK no zip at all"})
+    (home / "empty").mkdir()
+    (home / "links").mkdir()
+    for name in NAMES:
+        (home / "links" / f"{name}.png").symlink_to(truth / "masks" / f"{name}.png")
+    (home / "palette").mkdir()
+    for name, mask in masks.items():
+        evaluate.save_mask(mask, COLORS, home / "palette" / f"{name}.png")
+    with zipfile.ZipFile(home / "packed.zip", "w") as archive:
+        for name, data in perfect.items():
+            archive.writestr(f"top/{name}", data)
+        for name in ("../escaped.png", "/tmp/escaped.png", "top\\..\\..\\escaped.png", "__MACOSX/top/._street0.png"):
+            archive.writestr(name, b"x")
+    with zipfile.ZipFile(home / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("street0.png", bytes(20 << 20))
+        archive.writestr("street1.png", perfect["street1.png"])
+    header = bytearray(perfect["street0.png"])
+    header[16:24] = (60_000).to_bytes(4, "big") * 2  # claims 3.6 billion pixels
+    write(home, {"huge/street0.png": bytes(header)})
+
+    before = set(base.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "grade", "segmentation", "--truth", truth, "--out", base / "out",
+         "--device", "cpu", *sorted(home.iterdir())], capture_output=True, text=True, cwd=base)
+    assert done.returncode == 0, done.stderr
+    rows = {row["submission"]: row for row in utils.read_csv(base / "out" / "grades.csv")}
+    return {"base": base, "before": before, "stdout": done.stdout, "rows": rows, "masks": masks, "noisy": noisy}
+
+
+def test_every_verdict(course):
+    rows, odd = course["rows"], "'=noisy <i>zwei \u00fc\u4e2d"
+    for name in ("perfect", "rgb", "palette", "packed.zip"):
+        assert rows[name]["status"] == "ok", name
+        assert [float(rows[name][key]) for key in ("miou", "boundary_f1", "points")] == [1, 1, 10], name
+    assert rows["perfect"]["identical to"] == "packed.zip, palette, rgb"
+    assert rows["noisy"]["identical to"] == odd and not rows["shifted"]["identical to"]
+    assert "77" in rows["noisy"]["problems"] and rows["noisy"]["out of range"] == "1"
+    assert 0.2 < float(rows["shifted"]["miou"]) < 1
+    statuses = {"half": "incomplete", "corrupt": "incomplete", "bomb.zip": "incomplete", "small": "empty",
+                "empty": "empty", "huge": "empty", "links": "empty", "hostile": "refused", "broken.zip": "refused"}
+    assert {name: rows[name]["status"] for name in statuses} == statuses
+    assert all(float(rows[name]["points"]) == 0 for name, status in statuses.items() if status != "incomplete")
+    counts = {"half": ("missing", 3), "small": ("wrong size", 6), "huge": ("unreadable", 1), "links": ("refused", 6),
+              "packed.zip": ("refused", 3), "bomb.zip": ("refused", 1), "corrupt": ("unreadable", 2)}
+    assert {name: (kind, int(rows[name][kind])) for name, (kind, _) in counts.items()} == counts
+    assert "meant for street2" in rows["corrupt"]["problems"] and rows["corrupt"]["extra"] == "1"
+    assert "24x32 in place of 48x64" in rows["small"]["problems"]
+    assert float(rows["half"]["miou"]) < 0.6 and len(rows) == 16
+    assert [int(row["rank"]) for row in rows.values()] == list(range(1, 17))
+
+
+def test_nothing_is_executed_or_written_elsewhere(course):
+    new = {path.relative_to(course["base"]).parts[0] for path in set(course["base"].rglob("*")) - course["before"]}
+    assert new == {"out"} and not Path("/tmp/escaped.png").exists()
+
+
+def test_pages_escape_what_strangers_wrote(course):
+    out = course["base"] / "out"
+    pages = [out / "grades.html", *(out / "feedback").iterdir()]
+    assert len(pages) == 17 and all(path.name.isascii() for path in pages)
+    for path in pages:
+        text = path.read_text("utf-8")
+        assert "<i>" not in text and "<b>" not in text and "http" not in text
+    page = (out / "grades.html").read_text("utf-8")
+    assert "&lt;i&gt;zwei" in page
+    assert page.count("data:image/jpeg") == 3 * 3  # of noisy, its twin, and shifted: the others' pictures are perfect
+    assert all(row["feedback"] in page for row in course["rows"].values())
+    assert "packed" not in (out / "feedback" / "perfect.html").read_text("utf-8")  # a student learns nothing of others
+
+
+def test_scores_equal_torchmetrics_and_ours(course):
+    """On the noisy submission, whose stray 77s no metric of K classes can take: there they are a class of their own."""
+    truth = np.stack([np.where(mask == 4, VOID, mask) for mask in course["masks"].values()]).astype(np.int64)
+    prediction = np.stack(list(course["noisy"].values())).astype(np.int64)
+    prediction[prediction == 4] = 0  # only where the truth is void
+    row, k = course["rows"]["noisy"], 5
+    prediction[prediction == 77] = 4
+    t, p = torch.from_numpy(truth), torch.from_numpy(prediction)
+    iou = torchmetrics.JaccardIndex("multiclass", num_classes=k, ignore_index=VOID, average="none")(p, t)[:4]
+    assert float(row["miou"]) == pytest.approx(float(iou.mean()), abs=1e-5)
+    ours = [float(row[f"IoU {name}"]) for name in ("sky", "car", "=tree", "<b>")]
+    assert ours == pytest.approx(iou.tolist(), abs=1e-5)
+    accuracy = torchmetrics.Accuracy("multiclass", num_classes=k, ignore_index=VOID, average="micro")(p, t)
+    assert float(row["pixel_accuracy"]) == pytest.approx(float(accuracy), abs=1e-5)
+    assert float(row["miou low"]) < float(row["miou"]) < float(row["miou high"])
+    expected = np.interp(float(row["miou"]), [0, 0.415, 0.512], [0, 6, 10])
+    assert float(row["points"]) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("classes, shape", [(4, (48, 64)), (11, (360, 480)), (70, (33, 7)), (2, (1, 9))])
+def test_rows_equal_our_metrics(classes, shape):
+    """Also for more classes than a word has bits, void, and pictures smaller than the disc."""
+    rng = np.random.default_rng(classes)
+    blocks = rng.integers(0, classes, (2, shape[0] // 6 + 1, shape[1] // 6 + 1)).astype(np.uint8)
+    truth, prediction = blocks.repeat(6, 1).repeat(6, 2)[:, : shape[0], : shape[1]]
+    prediction = np.where(rng.random(shape) < 0.05, rng.integers(0, classes, shape), prediction).astype(np.uint8)
+    truth = np.where(rng.random(shape) < 0.01, VOID, truth).astype(np.uint8)
+    row = grading.segmentation_row(truth, prediction, classes)
+    confusion, boundary = utils.ConfusionMatrix(classes), utils.BoundaryF1(classes)
+    t, p = torch.from_numpy(truth.astype(np.int64))[None], torch.from_numpy(prediction.astype(np.int64))[None]
+    confusion.update(t, p)
+    boundary.update(t, p)
+    counts = confusion.counts.numpy()
+    assert (row[:3] == [counts.diagonal(), counts.sum(1), counts.sum(0)]).all()
+    assert (row[3:] == boundary.counts.numpy()).all()
+    ours, theirs = grading.segmentation_metrics(row.astype(float)), confusion.compute()
+    assert [float(ours[key]) for key in ("miou", "pixel_accuracy", "frequency_weighted_iou")] == pytest.approx(
+        [theirs[key] for key in ("miou", "pixel_accuracy", "frequency_weighted_iou")])
+    assert float(ours["boundary_f1"]) == pytest.approx(boundary.compute())
+    missing = grading.segmentation_row(truth, None, classes)
+    assert (missing == grading.segmentation_row(truth, np.full(shape, NO_CLASS, np.uint8), classes)).all()
+    assert not missing[[0, 2, 3, 5, 6]].any() and (missing[1] == counts.sum(1)).all()
+
+
+def test_binary_masks_rubric_and_refusal(tmp_path):
+    """0/255 in place of 0/1, points by a rubric, and what --missing refuse does."""
+    rng = np.random.default_rng(1)
+    masks = {name: draw_mask(rng, (1,)) for name in NAMES[:3]}
+    write(tmp_path / "truth", {f"images/{name}.png": png(mask) for name, mask in masks.items()})
+    write(tmp_path / "truth", {f"masks/{name}.png": png(mask) for name, mask in masks.items()})
+    write(tmp_path, {f"white/{name}.png": png(mask * 255) for name, mask in masks.items()})
+    write(tmp_path, {f"part/{name}.png": png(mask) for name, mask in list(masks.items())[:2]})
+    rubric = tmp_path / "rubric.json"
+    rubric.write_text('{"miou": [[0.5, 2], [1, 4]], "boundary_f1": [[0, 0], [1, 1]]}')
+    submissions = [tmp_path / "white", tmp_path / "part"]
+    rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--rubric", str(rubric))
+    assert (rows["white"]["status"], float(rows["white"]["points"])) == ("ok", 5)
+    assert rows["part"]["status"] == "incomplete" and 0 < float(rows["part"]["points"]) < 5
+    rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--missing", "refuse")
+    assert (rows["part"]["status"], float(rows["part"]["points"])) == ("refused", 0)
+    for text in ("{}", "[1]", '{"miou": [[1, 2], [0, 3]]}', '{"speed": [[0, 1]]}', '{"miou": [[0, NaN]]}', "no json"):
+        rubric.write_text(text)
+        with pytest.raises(InputError, match="rubric.json"):
+            grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--rubric", str(rubric))
+
+
+def test_classification(tmp_path):
+    picture = png(np.zeros((12, 12, 3), np.uint8))
+    names = [f"{kind}/{i}{kind}" for kind in ("cat", "dog") for i in range(5)]
+    write(tmp_path / "truth", {f"{name}.png": picture for name in names})
+    lines = [f"{name.split('/')[1]}.png,{name.split('/')[0]}" for name in names]
+    wrong = [*lines[:7], "4dog,cat", "3dog,=bird", "nobody,cat", "0cat,dog"]  # without 2dog, and with 0cat twice
+    write(tmp_path, {"right.csv": "\n".join(["name,label", *lines]).encode(),
+                     "wrong/deep/labels.csv": "\n".join(["name,label", *wrong]).encode(),
+                     "none/labels.csv": b"\xff\x00,\n"})
+    submissions = [tmp_path / name for name in ("right.csv", "wrong", "none")]
+    rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
+    assert (float(rows["right.csv"]["accuracy"]), float(rows["right.csv"]["points"])) == (1, 10)
+    expected = {"accuracy": 0.7, "accuracy cat": 1, "accuracy dog": 0.4, "missing": 1, "extra": 2, "out of range": 1}
+    assert {key: float(rows["wrong"][key]) for key in expected} == pytest.approx(expected)
+    assert rows["none"]["status"] == "empty"
+
+
+def test_colorization(tmp_path):
+    rng = np.random.default_rng(2)
+    pictures = {name: rng.integers(0, 256, (4, 5, 3)).repeat(6, 0).repeat(6, 1).astype(np.uint8) for name in NAMES[:3]}
+    write(tmp_path / "truth", {f"{name}.png": png(picture) for name, picture in pictures.items()})
+    write(tmp_path, {f"same/{name}.png": png(picture) for name, picture in pictures.items()})
+    write(tmp_path, {f"grey/{name}.png": png(picture.mean(2).astype(np.uint8)) for name, picture in pictures.items()})
+    rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "same", tmp_path / "grey"])
+    assert (float(rows["same"]["ssim"]), float(rows["same"]["colorfulness_ratio"])) == pytest.approx((1, 1), abs=1e-4)
+    assert float(rows["grey"]["colorfulness_ratio"]) < 0.01 and float(rows["grey"]["delta_e"]) > 10
+    assert float(rows["same"]["points"]) == 10 > float(rows["grey"]["points"])
+
+
+def test_a_checkpoint_is_a_submission(tmp_path):
+    rng = np.random.default_rng(3)
+    write(tmp_path / "truth", {f"images/{name}.png": png(COLORS[draw_mask(rng, (1,))]) for name in NAMES[:2]})
+    write(tmp_path / "truth", {f"masks/{name}.png": png(draw_mask(rng, (1,))) for name in NAMES[:2]})
+    network = {"name": "unet", "in_channels": 3, "out_channels": 2, "width": 4, "depth": 2}
+    about = {"task": "segmentation", "network": network, "data": "x", "classes": ["background", "foreground"],
+             "colors": [[0, 0, 0], [9, 9, 9]], "size": [32, 32], "seed": 0}
+    model = utils.build_network(network)
+    (tmp_path / "run").mkdir()
+    utils.save_checkpoint(tmp_path / "run" / "best.pt", about | {"weights": model.state_dict()})
+    utils.save_checkpoint(tmp_path / "other.pt", about | {"task": "colorization", "weights": model.state_dict()})
+    rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "run", tmp_path / "other.pt"])
+    assert rows["run"]["status"] == "ok" and rows["other.pt"]["status"] == "refused"
+
+
+def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch):
+    write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
+    submissions = [tmp_path / name for name in ("a.csv", "deadly.csv", "z.csv")]
+    write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
+    list_files = grading.list_files
+    monkeypatch.setattr(grading, "list_files", lambda path, troubles: (
+        os._exit(1) if "deadly" in path else list_files(path, troubles)))
+    rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
+    statuses = {name: row["status"] for name, row in rows.items()}
+    assert statuses == {"a.csv": "ok", "z.csv": "ok", "deadly.csv": "refused"}
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    args = ["grade", "colorization", "--truth", str(tmp_path), "--out", str(tmp_path / "out"), str(tmp_path / "nobody")]
+    with pytest.raises((InputError, OSError), match="no pictures"):
+        grading.grade(evaluate.get_args_parser().parse_args(args))
