@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 
 from data import InputError
 
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a picture is used, or refused in one line
+
 VOID = 255
 NO_CLASS = 254  # marks, while a mask is decoded, a value that belongs to no class
 VOID_NAMES = ("void", "ignore", "unlabelled", "unlabeled")

@@ -13,6 +13,7 @@ def reader(tmp_path_factory):
     return Reader(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", Reader.KINDS)
 @settings(derandomize=True, max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(choice=st.integers(0, 1000), edits=edits, how=st.integers(0, 1000))

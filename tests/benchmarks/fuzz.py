@@ -37,7 +37,9 @@ import train_classifier  # noqa: E402
 import train_segmentation  # noqa: E402
 import utils  # noqa: E402
 from data import InputError  # noqa: E402
-from data.sources import Split, decode_mask, read_classes, read_image, read_mask  # noqa: E402
+from data.cache import Split  # noqa: E402
+from data.images import decode_mask, read_classes, read_image, read_mask  # noqa: E402
+from evaluation import grading  # noqa: E402
 
 SECONDS, MEMORY = 5, 1 << 30
 SIZE = (16, 24)
@@ -253,7 +255,7 @@ def limit_memory():
 
 class Reader:
     """The functions that the commands call, a method a kind of file; `make(kind)` lists the sound files to mutate."""
-    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "sweep", "other run")
+    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "sweep", "other run", "submission")
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -269,6 +271,20 @@ class Reader:
         self.tiny = TinyRun(self.out / "run")
         self.tiny("--epochs", "1")
         self.last = torch.load(self.out / "run/last.pt", weights_only=True)
+        self.truths = {task: self.make_truth(task) for task in ("segmentation", "classification")}
+
+    def make_truth(self, task):
+        """Two pictures to grade submissions against."""
+        root = self.folder / task
+        for i, name in enumerate(("a", "b")):
+            places = (root / "images", root / "masks") if task == "segmentation" else (root / f"kind {name}",)
+            for place in places:
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{name}.png").write_bytes(self.masks[i][0] if place.name == "masks" else self.pictures[0][0])
+        parser = argparse.ArgumentParser()
+        grading.add_grade_arguments(parser)
+        with contextlib.redirect_stdout(io.StringIO()):
+            return grading.open_truth(parser.parse_args([task, "-", "--truth", str(root), "--out", str(self.out)]))
 
     def write(self, data, name):
         """Put down an input, which is no deed of what is tested."""
@@ -354,6 +370,22 @@ class Reader:
                 spoilt = run == "unet-noskips" and name == mutated
                 (self.out / run / name).write_bytes(mutate(data, edits) if spoilt else data)
         evaluate.other_run(self.out / "unet") if how % 4 < 3 else evaluate.compare_colorization(self.out / "unet")
+
+    def read_submission(self, choice, edits, how):
+        if how % 3 == 0:
+            truth, read = self.truths["classification"], grading.read_labels
+            path = self.write(mutate(b"name,label\na.png,kind a\nb.png,kind b\n", edits), "submission.csv")
+        else:  # a picture in the archive, or the archive
+            truth, read, archive = self.truths["segmentation"], grading.read_pictures, io.BytesIO()
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+                target.writestr("a.png", mutate(self.masks[0][0], edits if how % 3 == 1 else []))
+                target.writestr("masks/b.png", self.masks[1][0])
+            path = self.write(mutate(archive.getvalue(), edits if how % 3 == 2 else []), "submission.zip")
+        grade = grading.grade_predictions(
+            truth, lambda troubles: read(truth, grading.list_files(str(path), troubles), troubles))
+        grading.feedback_page(truth, path.name, grade)
+        if grade["status"] == "refused":
+            raise InputError("said by the grade itself")
 
 
 def main():

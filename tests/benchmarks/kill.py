@@ -71,8 +71,8 @@ def wait(pid, seconds=LIMIT, until=lambda: False):
 def being_written(folder):
     """The names of files below `folder` that are not yet in their place."""
     found = []
-    with contextlib.suppress(OSError):  # they come and go
-        for place in [folder / "run", folder / "data" / "cache"]:
+    for place in (folder / "run", folder / "data/cache"):
+        with contextlib.suppress(OSError):  # they come and go
             found += [name for name in os.listdir(place) if name.endswith((".partial", ".tmp")) or name == "next.pt"]
     return found
 
