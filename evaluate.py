@@ -7,6 +7,7 @@
 """
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,13 @@ def print_segmentation(scores):
 
 
 @torch.inference_mode()
-def draw_segmentation(model, split, classes, colors, device, path, count=6):
+def draw_segmentation(model, split, classes, colors, device, autocast, path, count=6):
     """Image, truth and prediction side by side for `count` pictures spread evenly over a split."""
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
     images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
     model.eval()
-    prediction = model(utils.normalize(torch.from_numpy(images).to(device).float() / 255)).argmax(1)
+    with autocast():
+        prediction = model(utils.normalize(torch.from_numpy(images).to(device).float() / 255)).argmax(1)
     prediction = prediction.byte().cpu().numpy()
     rows = [(image.transpose(1, 2, 0), utils.colorize_mask(t, colors), utils.colorize_mask(p, colors))
             for image, t, p in zip(images, truth, prediction)]
@@ -105,7 +107,7 @@ def score_classification(model, split, classes, device, autocast, batch_size=256
             logits = model(utils.normalize(images.float() / 255))
         probabilities.append(logits.float().softmax(1).cpu())
         labels.append(targets.cpu())
-    probabilities, labels = torch.cat(probabilities), torch.cat(labels)
+    probabilities, labels = torch.cat(utils.gather(probabilities)), torch.cat(utils.gather(labels))
     confusion = utils.ConfusionMatrix(len(classes))
     confusion.update(labels, probabilities.argmax(1))
     hits, counts = confusion.counts.diag(), confusion.counts.sum(1)
@@ -212,7 +214,9 @@ def score_colorization(model, about, split, device, autocast, criterion=None, ba
         for name, picture in painted.items():
             rows[name].append(torch.stack(list(color_metrics(picture, rgb).values()), 1).cpu())
         loss += float(criterion(output, rgb)) * len(rgb) if criterion else 0.0
-    rows = {name: torch.cat(parts).numpy().astype(float) for name, parts in rows.items() if parts}
+    loss = sum(utils.gather([loss]))
+    rows = {name: torch.cat(utils.gather(parts)).numpy().astype(float) for name, parts in rows.items()
+            if baselines or name in ("prediction", "truth")}
 
     def means(row):
         ratios = row[:, 3:].sum(0) / rows["truth"][:, 3:].sum(0).clip(1e-9)
@@ -313,7 +317,7 @@ def open_run(args):
     """A run's folder -> (network on the device, checkpoint, device, autocast)."""
     device, dtype = utils.setup(args)
     model, checkpoint = utils.load_run(args.run)
-    return model.to(device), checkpoint, device, utils.autocast(device, dtype)
+    return utils.for_inference(model, device, dtype), checkpoint, device, utils.autocast(device, dtype)
 
 
 def score(args):
@@ -339,32 +343,55 @@ def predict(args):
     model, checkpoint, device, autocast = open_run(args)
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    task, labels, used, failures = checkpoint["task"], [], set(), 0
-    for path in tqdm(args.images, unit="img", disable=None):
+    used = set()
+    names = [unused(Path(path).stem, used) for path in args.images]
+
+    def predict_one(path, name):
+        """The row of labels.csv, if any, and what is wrong with the picture, if anything."""
         try:
-            image, name = read_image(path), unused(Path(path).stem, used)
+            image = read_image(path)
             with autocast():
-                if task == "segmentation":
-                    mask = predict_segmentation(model, checkpoint, image, device)
-                    save_mask(mask, checkpoint["colors"], folder / f"{name}.png")
-                    overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
-                    suffix = "jpg" if max(image.size) <= 65500 else "png"  # libjpeg's limit
-                    utils.save_picture(Image.blend(image, overlay, 0.5), folder / f"{name}_overlay.{suffix}")
-                elif task == "classification":
-                    label, probability = predict_classification(model, checkpoint, image, device)
-                    labels.append({"name": Path(path).name, "label": label, "probability": f"{probability:.4f}"})
-                else:
-                    utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
+                return predict_picture(model, checkpoint, image, device, folder, name, path), None
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = utils.explain(error, args)
             if advice is None:
                 raise
-            failures += 1
-            utils.refuse(advice if isinstance(error, InputError) else f"{path}: {advice}")
+            return None, advice if isinstance(error, InputError) else f"{path}: {advice}"
+
+    # A thread a core, each with a picture of its own: while one decodes or writes, the others calculate.
+    threads = 4 if device.type == "cuda" else min(torch.get_num_threads(), 8)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    labels, failures = [], 0
+    try:
+        for label, problem in tqdm(pool.map(predict_one, args.images, names), total=len(names), unit="img",
+                                   disable=None):
+            if label:
+                labels.append(label)
+            if problem:
+                failures += 1
+                utils.refuse(problem)
+    finally:
+        pool.shutdown(cancel_futures=True)
     if labels:
         utils.write_csv(folder / "labels.csv", labels)
     print(f"{len(args.images) - failures} of {len(args.images)} pictures predicted into {folder}")
     return 2 if failures else 0
+
+
+def predict_picture(model, checkpoint, image, device, folder, name, path):
+    """Predict one PIL picture and write what comes of it; of a classifier, return the row of labels.csv."""
+    if checkpoint["task"] == "classification":
+        label, probability = predict_classification(model, checkpoint, image, device)
+        return {"name": Path(path).name, "label": label, "probability": f"{probability:.4f}"}
+    if checkpoint["task"] == "colorization":
+        utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
+        return None
+    mask = predict_segmentation(model, checkpoint, image, device)
+    save_mask(mask, checkpoint["colors"], folder / f"{name}.png")
+    overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
+    suffix = "jpg" if max(image.size) <= 65500 else "png"  # libjpeg's limit
+    utils.save_picture(Image.blend(image, overlay, 0.5), folder / f"{name}_overlay.{suffix}")
+    return None
 
 
 def unused(name, used):

@@ -20,11 +20,11 @@ from evaluate import draw_classification, print_classification, score_classifica
 # Chosen on val; the report's own setting beside them.
 RECIPES = {
     "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
-                   ema=0.0, smoothing=0.0, augment={}),
+                   ema=0.0, smoothing=0.0, small=0.0, augment={}),
     "best": dict(epochs=30, batch_size=64, optimizer="sgd", lr=0.05, schedule="onecycle", weight_decay=5e-4, width=64,
-                 ema=0.98, smoothing=0.1, augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
+                 ema=0.98, smoothing=0.1, small=0.0, augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
     "scenes": dict(epochs=25, width=32),
-    "cifar10": dict(batch_size=128, lr=0.2, augment=dict(flip=0.5, shift=0.125, cutout=0.25)),
+    "cifar10": dict(batch_size=128, lr=0.2, small=0.75, augment=dict(flip=0.5, shift=0.125)),
 }
 SWEEP = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"], "lr": [1e-4, 1e-3, 1e-2],
          "batch_size": [64, 256]}
@@ -36,7 +36,8 @@ def train(args):
     device, dtype = utils.setup(args)
     if args.dry_run:
         utils.dry_run(args, "classification")
-    data = open_data(args.data, "classification", args.size, args.data_dir, args.seed)
+    with utils.main_process_first():  # it fills the cache
+        data = open_data(args.data, "classification", args.size, args.data_dir, args.seed)
     utils.fill_in(args, RECIPES, data)
     args.out = args.out or f"runs/classification/{args.model}-{data.name}"
 
@@ -51,10 +52,11 @@ def train(args):
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model)
     for epoch in run.epochs():
+        size = data.size if epoch >= args.small * args.epochs else utils.shrink(data.size, multiple=8)
         for images, labels, draws in run.batches(data.splits["train"]):
-            images, _ = augment(images, None, draws, **args.augment)
+            images, _ = augment(images, None, draws, size, **args.augment)
             with run.autocast():
-                logits = model(utils.normalize(images))
+                logits = run.model(utils.normalize(images))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing)
             run.step(loss)
         scores = score_classification(run.network, data.splits["val"], data.classes, device, run.autocast)
@@ -65,7 +67,7 @@ def train(args):
 def test(run, data):
     """Score test once, with the best weights, and draw."""
     # 4. Test
-    model, split = run.best_network(), data.splits["test"]
+    (model, _), split = run.best_network(), data.splits["test"]
     scores = score_classification(model, split, data.classes, run.device, run.autocast)
     print_classification(scores)
     draw_classification(scores, split, data.classes, run.folder)

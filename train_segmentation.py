@@ -62,7 +62,8 @@ def main(args):
     device, dtype = utils.setup(args)
     if args.dry_run:
         utils.dry_run(args, "segmentation")
-    data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
+    with utils.main_process_first():  # it fills the cache
+        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
     utils.fill_in(args, RECIPES, data)
     args.out = args.out or f"runs/segmentation/{args.model}-{data.name}"
@@ -90,18 +91,18 @@ def main(args):
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
             with run.autocast():
-                logits = model(utils.normalize(images))
+                logits = run.model(utils.normalize(images))
             loss = segmentation_loss(logits, masks, weights, args.dice)
             run.step(loss)
         scores = score_segmentation(run.network, val, data.classes, device, run.autocast, outlines=False)
         run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"])
 
     # 4. Test: scored once, with the best weights
-    model = run.best_network()
+    model, _ = run.best_network()
     scores = score_segmentation(model, test, data.classes, device, run.autocast)
     print_segmentation(scores)
     run.finish(scores)
-    draw_segmentation(model, test, data.classes, data.colors, device, run.folder / "predictions.png")
+    draw_segmentation(model, test, data.classes, data.colors, device, run.autocast, run.folder / "predictions.png")
 
 
 def get_args_parser():

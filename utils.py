@@ -1,15 +1,21 @@
 """What the scripts share: settings, batches, networks, optimization, the run and its folder, metrics, plots."""
 import argparse
+import contextlib
 import csv
 import io
+import itertools
 import json
 import math
+import mmap
 import os
+import pickle
 import platform
 import signal
 import sys
 import time
 import zipfile
+from datetime import timedelta
+from functools import partialmethod
 from pathlib import Path
 from reprlib import repr as brief  # short also for what a made-up file nests without end
 
@@ -17,14 +23,16 @@ import matplotlib
 import numpy as np
 import PIL
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from data import InputError
-from data.augment import DRAWS
+from data.augment import DRAWS, constant
 from data.sources import VOID, check_data, show
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32
@@ -68,6 +76,7 @@ def get_args_parser(description, models, out):
     add("--workers", type=int, help="loader processes (default: 4, fewer where there is nothing to load)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     add("--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile (auto: long runs on CUDA)")
     add("--seed", type=int, default=0)
     add("--out", help=f"the run's folder (default: {out})")
@@ -113,14 +122,17 @@ def run_main(main, parser):
     args = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
-        sys.exit(main(args))
+        code = main(args)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)
     except (InputError, OSError, RuntimeError, MemoryError) as error:
         advice = explain(error, args)
         if args.debug or advice is None:
             raise
-        sys.exit(refuse(advice))
+        sys.exit(refuse(advice) if is_first("error") else 2)
 
 
 def explain(error, args):
@@ -134,6 +146,8 @@ def explain(error, args):
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
         batch_size = getattr(args, "batch_size", None)
         return f"out of memory with --batch-size {batch_size}: try half" if batch_size else "out of memory"
+    if world_size() > 1 and isinstance(error, RuntimeError) and ("peer" in text or isinstance(error, dist.DistError)):
+        return "another process of this run ended; the same command with --resume goes on from the last checkpoint"
     if "DataLoader worker" in text:
         return f"a loader process died ({text.splitlines()[0][:100]}): try --workers 0"
     return None
@@ -159,12 +173,20 @@ def setup(args):
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise InputError(f"--device {args.device}: there is no such device here; leave it out to take the best one")
-    torch.backends.cudnn.benchmark = True
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        join_processes(device)
+    deterministic = getattr(args, "deterministic", False)
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     return device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(
         args.precision, fastest_sound_dtype(device))
@@ -186,6 +208,107 @@ def autocast(device, dtype):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Several processes, as torchrun starts them: all of this is idle in one
+
+
+def join_processes(device):
+    """Meet the other processes that torchrun started. The first alone prints and writes."""
+    store, rank, size = next(dist.rendezvous("env://"))
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(hours=6))
+    is_first.store = store
+    if rank:
+        sys.stdout = open(os.devnull, "w")
+        tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first(event):
+    """Whether this process is the first to come here. torchrun's own process keeps the count: others may be gone."""
+    return is_first.store is None or is_first.store.add(event, 1) == 1
+
+
+is_first.store = None
+
+
+@contextlib.contextmanager
+def main_process_first():
+    """The first process goes ahead, and what it writes is there for the others when they follow."""
+    if process_rank():
+        dist.barrier()
+    yield
+    if world_size() > 1 and not process_rank():
+        dist.barrier()
+
+
+def gather(parts):
+    """The parts of all processes, in the order in which `batches` dealt them out."""
+    if world_size() == 1:
+        return parts
+    everyone = [None] * world_size()
+    dist.all_gather_object(everyone, parts)
+    return [part for row in itertools.zip_longest(*everyone) for part in row if part is not None]
+
+
+def parallelize(model, device):
+    """Gradients are averaged over the processes, and batch norm sees the whole batch of all of them."""
+    if world_size() == 1:
+        return model
+    if device.type == "cuda":
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        for module in list(model.modules()):
+            if type(module) is torch.nn.BatchNorm2d:
+                module.__class__ = SyncedBatchNorm
+    return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum is every process's, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return SumOverProcesses.forward(ctx, gradient)
+
+
+class SyncedBatchNorm(torch.nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, all equally large; torch.nn.SyncBatchNorm needs GPUs."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        moments = torch.stack([variance, mean, mean.square()])
+        variance, mean, square = SumOverProcesses.apply(moments) / world_size()
+        variance = variance + (square - mean.square()).clamp(min=0)  # within the processes, and between them
+        with torch.no_grad():
+            count = world_size() * x.numel() / x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Batches
 
 
@@ -194,23 +317,48 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
 
     With an `epoch` the order is a permutation and both it and the draws follow from (seed, epoch) alone; the last
     batch that is not full is dropped, because batch norm suffers from small ones. Without an epoch: in order, all.
-    `start` skips that many batches, to go on within an epoch.
+    `start` skips that many batches, to go on within an epoch. Of several processes each gets its share: of every
+    batch in training, else of the batches.
     """
-    count = len(split)
+    count, rank, processes = len(split), process_rank(), world_size()
     if epoch is None:
         order, draws = np.arange(count), np.zeros((count, DRAWS), np.float32)
+        batch_size = min(batch_size, -(-count // processes))  # work for all
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
     stop = count if epoch is None or count < batch_size else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
-    pin = device.type == "cuda"
-    loader = DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers, pin_memory=pin,
-                        prefetch_factor=4 if workers else None, worker_init_fn=leave_stopping_to_parent)
-    for indices, (images, targets) in zip(chunks, loader):
+    chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
+    for indices, (images, targets) in zip(chunks, load(split, chunks, device, workers)):
         images = images.to(device, non_blocking=True)
         targets = None if targets is None else targets.to(device, non_blocking=True)
         yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True), indices
+
+
+def load(split, chunks, device, workers):
+    """An iterable of (images, targets), a pair for each array of indices in `chunks`."""
+    if resident := keep_on_gpu(split, device):
+        return ([array if array is None else array[torch.from_numpy(chunk).to(device)] for array in resident]
+                for chunk in chunks)
+    return DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers,
+                      pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
+                      worker_init_fn=leave_stopping_to_parent)
+
+
+def keep_on_gpu(split, device):
+    """A small split's (images, targets) in the GPU's memory, from the first call on; None where they are to be loaded.
+
+    Small is a sixteenth of the memory, so that train, val and test leave room for the network.
+    """
+    if not hasattr(split, "resident"):
+        split.resident = None
+        arrays = [array for array in (split.images, split.targets) if array is not None]
+        if device.type == "cuda" and all(isinstance(array, np.ndarray) for array in arrays):
+            if sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[1] / 16:
+                split.resident = [array if array is None else torch.from_numpy(np.array(array)).to(device)
+                                  for array in (split.images, split.targets)]
+    return split.resident
 
 
 def leave_stopping_to_parent(worker):
@@ -228,23 +376,30 @@ class Gather(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, indices):
-        images = torch.from_numpy(np.ascontiguousarray(self.split.images[indices]))
-        targets = self.split.targets
-        return images, None if targets is None else torch.from_numpy(np.ascontiguousarray(targets[indices]))
+        return [array if array is None else torch.from_numpy(take(array, indices))
+                for array in (self.split.images, self.split.targets)]
 
 
-def shrink(size):
+def take(array, indices):
+    """array[indices], contiguous. What was read of a large file does not stay in the process's memory."""
+    part = np.ascontiguousarray(array[indices])
+    if isinstance(array, np.memmap) and array.nbytes > 2**30 and hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)  # the system still has the pages, as far as it has room
+    return part
+
+
+def shrink(size, multiple=16):
     """About 0.7 of each side, and so half the work: the size of the first epochs, whose detail is learned again later.
 
     Progressive resizing, as in Howard's fast.ai entry to DAWNBench (2018).
     """
-    return tuple(max(round(side * 0.7 / 16) * 16, min(side, 16)) for side in size)
+    return tuple(max(round(side * 0.7 / multiple) * multiple, min(side, multiple)) for side in size)
 
 
 def normalize(images):
     """(B, 3, H, W) float in [0, 1] -> ImageNet's mean 0 and deviation 1, channels last."""
-    mean = images.new_tensor([0.485, 0.456, 0.406])[:, None, None]
-    deviation = images.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+    mean = constant((0.485, 0.456, 0.406), images.device)[:, None, None]
+    deviation = constant((0.229, 0.224, 0.225), images.device)[:, None, None]
     return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
@@ -276,15 +431,22 @@ def build_network(network):
     raise InputError(f"no network is described by {brief(network)}")
 
 
-def write_atomically(path, data):
-    """Write bytes or text beside `path` and rename them into place, so that no reader ever sees half a file."""
+def write_atomically(path, data, durable=True):
+    """Write bytes or text beside `path` and rename them into place, so that no reader ever sees half a file.
+
+    `durable`: not even after a power cut, at the price of waiting for the disk. Of several processes only the first
+    writes.
+    """
+    if process_rank():
+        return
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -325,6 +487,9 @@ def load_checkpoint(path):
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise InputError("compressed, as torch.save never does")  # a few bytes could stand for gigabytes
+            described = [entry.file_size for entry in entries if "/data/" not in entry.filename]
+            if len(entries) > 10_000 or sum(described) > 2 << 20:
+                raise InputError("with far more in it than we write")  # torch would be busy with it for minutes
             if sum(entry.file_size for entry in entries) > os.path.getsize(path) or archive.testzip():
                 raise InputError("damaged")
             if archive.comment or min(entry.header_offset for entry in entries):
@@ -335,6 +500,8 @@ def load_checkpoint(path):
         raise
     except Exception as error:  # zipfile and torch.load raise a dozen types for the ways in which a file can be garbage
         reason = " ".join(str(error).split())[:100]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds more than numbers and text"
         raise InputError(f"{path} is no checkpoint of ours ({reason}); take best.pt of a finished run") from error
     return checkpoint
 
@@ -398,6 +565,17 @@ def load_run(run):
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"{path} does not hold the network it describes: {reason}") from error
     return model.eval().to(memory_format=torch.channels_last), checkpoint
+
+
+def for_inference(model, device, dtype):
+    """A network in eval mode on the device, batch norm folded into the convolutions before it, weights in `dtype`."""
+    for parent in list(model.modules()):
+        children = list(parent.named_children())
+        for (name, child), (following, norm) in zip(children, children[1:]):
+            if isinstance(child, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(child, norm))
+                setattr(parent, following, torch.nn.Identity())
+    return model.to(device, dtype, memory_format=torch.channels_last)
 
 
 def load_weights(model, weights, **options):
@@ -493,16 +671,18 @@ class Run:
 
     def __init__(self, args, device, dtype, network, data, model, **about):
         """`network` is the description that build_network made `model` from; `about` goes into each checkpoint."""
-        self.args, self.device = args, device
+        self.args, self.device, self.dtype = args, device, dtype
         self.folder = Path(args.out)
         # What a checkpoint says of itself: enough to score and predict without anything else.
         self.about = {"task": data.task, "network": network, "data": args.data, "classes": data.classes,
                       "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed,
                       **about}
         images = len(data.splits["train"])
-        self.model = model.to(device, memory_format=torch.channels_last)
         self.steps_per_epoch = max(images // args.batch_size, 1)
         self.batch_size = min(args.batch_size, images)
+        if self.batch_size % world_size():
+            raise InputError(f"--batch-size {self.batch_size} does not divide evenly among {world_size()} processes")
+        self.module = model.to(device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(model, args, device)
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -512,12 +692,14 @@ class Run:
         if args.compile == "on" or (args.compile == "auto" and device.type == "cuda" and steps >= 3000):
             print("compiling the network: the first steps take a minute or so")
             model.compile()
+        self.model = parallelize(model, device)  # what the loops call
         self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
         self.loss_sum = torch.zeros((), device=device)
         self.history, self.best = [], None
         self.stop_signal, self.saved = None, time.monotonic()
         if not args.dry_run:
-            self.open_folder(data.assignment)
+            with main_process_first():
+                self.open_folder(data.assignment)
         size = sum(p.numel() for p in model.parameters())
         print(f"{args.model}: {size / 1e6:.2f} M parameters, {str(dtype).removeprefix('torch.')} on "
               f"{describe_machine(device)['name']} ({device})")
@@ -525,13 +707,15 @@ class Run:
     @property
     def network(self):
         """What is scored: the averaged weights where there are any."""
-        return self.model if self.average is None else self.average.module
+        return self.module if self.average is None else self.average.module
 
     def open_folder(self, assignment):
         """Make the folder, or go on with what it holds; an older run is moved aside, never overwritten."""
         if self.args.resume:
             self.lock()
             return self.load_state()
+        if process_rank():
+            return
         if (self.folder / "config.json").exists():
             self.lock()
             number = 1
@@ -549,7 +733,7 @@ class Run:
 
     def lock(self):
         """Keep a second run out of the folder for as long as this process lives."""
-        if fcntl is None:
+        if fcntl is None or process_rank():
             return
         try:
             self.lock_file = open(self.folder / ".lock", "w")
@@ -569,16 +753,24 @@ class Run:
         self.bar = tqdm(total=total, initial=done, unit="img", disable=None, dynamic_ncols=True, smoothing=0.05)
         while self.epoch < self.args.epochs:
             yield self.epoch
-            if self.stop_signal:
+            if self.asked_to_stop():
                 self.stop()
         self.bar.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def request_stop(self, number, frame):
-        if self.stop_signal or self.args.dry_run:  # asked twice: do not even finish the step
+        if world_size() == 1 and (self.stop_signal or self.args.dry_run):  # asked twice: do not even finish the step
             raise KeyboardInterrupt
         self.stop_signal = number
+
+    def asked_to_stop(self):
+        """Whether a signal has reached any process: all stop after the same step."""
+        if world_size() > 1:
+            signals = torch.tensor(self.stop_signal or 0)
+            dist.all_reduce(signals, dist.ReduceOp.MAX)
+            self.stop_signal = int(signals) or None
+        return self.stop_signal
 
     def batches(self, split):
         """This epoch's batches: (images uint8, targets, draws), all on the device."""
@@ -588,11 +780,12 @@ class Run:
                                                  self.step_in_epoch, self.args.workers):
             yield images, targets, draws
             self.step_in_epoch += 1
-            self.bar.update(len(images))
-            due = self.stop_signal or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
+            self.bar.update(self.batch_size)
+            stop = self.asked_to_stop()
+            due = stop or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
             if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
                 self.show_loss()  # and stops at a loss that is not finite, before it is saved
-            if self.stop_signal:
+            if stop:
                 self.seconds += time.perf_counter() - started
                 self.stop()
             if due:
@@ -630,7 +823,7 @@ class Run:
         self.scaler.update()
         self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update_parameters(self.module)
         self.loss_sum += loss.detach()
 
     def show_loss(self):
@@ -646,8 +839,9 @@ class Run:
 
     def end_epoch(self, scores, best):
         """Close an epoch: `scores` of val go to metrics.csv, and the higher `best`, the better the checkpoint."""
+        loss = sum(gather([float(self.loss_sum)])) / (self.steps_per_epoch * world_size())
         row = {"epoch": self.epoch + 1, "step": (self.epoch + 1) * self.steps_per_epoch,
-               "lr": self.optimizer.param_groups[0]["lr"], "train_loss": float(self.loss_sum) / self.steps_per_epoch}
+               "lr": self.optimizer.param_groups[0]["lr"], "train_loss": loss}
         row |= {f"val_{key}": value for key, value in scores.items()}
         self.history.append(row)
         self.epoch += 1
@@ -667,8 +861,11 @@ class Run:
 
         The new file is whole before a good one moves, so that a full disk costs neither.
         """
+        self.saved = time.monotonic()
+        if process_rank():
+            return
         state = {
-            "weights": self.model.state_dict(),
+            "weights": self.module.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
             "epoch": self.epoch, "step": self.step_in_epoch,
@@ -679,7 +876,6 @@ class Run:
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
         os.replace(following, last)
-        self.saved = time.monotonic()
 
     def settings_that_bind(self):
         """The settings that a resumed run must share with the one before: all that change what is computed."""
@@ -705,7 +901,8 @@ class Run:
             raise
         except Exception as error:  # as in load_checkpoint
             raise InputError(f"--resume: {path} is not of this run ({error!r:.100}); leave --resume out") from error
-        os.replace(path, last)  # else a damaged last.pt would soon take the place of the sound previous.pt
+        if not process_rank():
+            os.replace(path, last)  # else a damaged last.pt would soon take the place of the sound previous.pt
 
     def check_settings(self, state):
         """Refuse to go on with other settings than the run began with."""
@@ -719,15 +916,17 @@ class Run:
 
     def take_up(self, state):
         """Load what a checkpoint holds of the run, but nothing that follows from the settings or the count of steps."""
-        load_weights(self.model, state["weights"])
+        load_weights(self.module, state["weights"])
         if self.average is not None:
             load_weights(self.average, state["average"])
         own = self.optimizer.state_dict()
         for group, saved in zip(own["param_groups"], state["optimizer"]["param_groups"], strict=True):
             group["lr"] = float(saved["lr"])
         self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
+        names = ("momentum_buffer",) if self.args.optimizer == "sgd" else ("exp_avg", "exp_avg_sq", "step")
         for parameter, values in self.optimizer.state.items():
-            if any(value.shape not in (parameter.shape, ()) for value in values.values() if value is not None):
+            if values and any(values[name].layout != torch.strided or
+                              values[name].shape != (() if name == "step" else parameter.shape) for name in names):
                 raise ValueError("the optimizer's state is another network's")
         self.epoch, self.step_in_epoch = state["epoch"], state["step"]
         self.history, best = state["history"], state["best"]
@@ -747,13 +946,16 @@ class Run:
         """Save in mid-epoch and leave, as a signal asked."""
         self.save_state()
         self.bar.close()
-        print(f"stopped in epoch {self.epoch + 1}; the same command with --resume goes on from there", file=sys.stderr)
+        if not process_rank():
+            print(f"stopped in epoch {self.epoch + 1}; the same command with --resume goes on from there",
+                  file=sys.stderr)
         sys.exit(128 + self.stop_signal)
 
     def best_network(self):
-        """The network with the weights that did best on val, ready to be scored."""
-        model, _ = load_run(self.folder)
-        return model.to(self.device)
+        """The network with the weights that did best on val, ready to be scored, and its checkpoint."""
+        with main_process_first():  # its files are there
+            model, checkpoint = load_run(self.folder)
+        return for_inference(model, self.device, self.dtype), checkpoint
 
     def finish(self, metrics):
         """Write summary.json and curves.png, and return the summary."""
@@ -761,7 +963,7 @@ class Run:
         summary = {
             "task": self.about["task"], "model": args.model, "data": self.about["data"], "size": list(args.size),
             "seed": args.seed, "epochs": args.epochs, "best_epoch": self.best["epoch"],
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(p.numel() for p in self.module.parameters()),
             "gflops_per_image": round(count_gflops(self.about["network"], args.size), 3),
             "images_per_second": round(self.steady[0] / self.steady[1], 2) if self.steady[1] else None,
             "peak_memory_mb": round(peak_memory_mb(self.device)), "train_seconds": round(self.seconds, 1),
@@ -810,7 +1012,7 @@ class ConfusionMatrix:
 
     def compute(self):
         """A dict: miou, pixel_accuracy, frequency_weighted_iou, and iou, a list with None for classes nowhere seen."""
-        counts = self.counts.double()
+        counts = sum(gather([self.counts])).double()
         hits, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)
         union = truth + predicted - hits
         iou = hits / union  # nan where a class is in neither
@@ -860,7 +1062,7 @@ class BoundaryF1:
 
     def compute(self):
         """The mean over the classes that are in truth or prediction."""
-        met_truth, truth, met_prediction, prediction = self.counts.double()
+        met_truth, truth, met_prediction, prediction = sum(gather([self.counts])).double()
         recall, precision = met_truth / truth.clamp(min=1), met_prediction / prediction.clamp(min=1)
         f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
         seen = truth + prediction > 0
@@ -968,7 +1170,7 @@ def save_picture(picture, path):
     """Write a PIL picture in the format of its path's suffix."""
     buffer = io.BytesIO()
     picture.save(buffer, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], quality=90)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, buffer.getbuffer(), durable=False)  # of thousands, any of which can be made again
 
 
 def colorize_mask(mask, colors):

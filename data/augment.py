@@ -3,6 +3,9 @@
 Nothing here draws a random number: each sample brings its own row of DRAWS uniform numbers (utils.batches makes
 them from seed, epoch and index), so what happens to a picture does not depend on the batch it is in.
 """
+import functools
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -43,7 +46,7 @@ def sampling_grid(shape, draws, signed, flip, rotate, scale, shift):
     _, _, height, width = shape
     mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
     angle = torch.deg2rad(signed[:, 1] * rotate)
-    low, high = (torch.tensor(s, device=draws.device).log() for s in scale)
+    low, high = map(math.log, scale)
     zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     # Zooming in leaves room to look around; whole pixels keep an unturned, unscaled picture sharp.
@@ -57,11 +60,18 @@ def sampling_grid(shape, draws, signed, flip, rotate, scale, shift):
     return F.affine_grid(theta, shape, align_corners=False)
 
 
+@functools.lru_cache
+def constant(values, device):
+    """A tensor that is made once: each copy to a GPU would wait until it has nothing else to do."""
+    with torch.inference_mode(False):  # it may be made while scoring, and serves in training as well
+        return torch.tensor(values, device=device)
+
+
 def recolor(images, signed, strength):
     """Brightness, contrast, saturation and a tint, each by up to `strength`."""
     brightness, contrast, saturation, tint = (1 + strength * signed).unbind(1)
     brightness, contrast, saturation, tint = (x[:, None] for x in (brightness, contrast, saturation, tint))
-    tint = 1 + (tint - 1) * images.new_tensor([0.5, 0.0, -0.5])[:, None, None]  # warm or cold
+    tint = 1 + (tint - 1) * constant((0.5, 0.0, -0.5), images.device)[:, None, None]  # warm or cold
     grey = images.mean(1, keepdim=True)
     images = (grey + (images - grey) * saturation) * (brightness * tint)
     mean = images.mean((1, 2, 3), keepdim=True)

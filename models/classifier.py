@@ -38,13 +38,10 @@ class ResNet(nn.Module):
     def __init__(self, classes, depth="resnet18", width=64, small_stem=False):
         super().__init__()
         self.out_channels = width * 8
-        if small_stem:
-            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
-            self.maxpool = nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        kernel, stride = (3, 1) if small_stem else (7, 2)
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
         channels = width
         for i, blocks in enumerate(BLOCKS[depth]):
             out_channels = width * 2**i

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
+import utils
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32, bilinear_kernel
 from models.unet import UNet
@@ -53,3 +54,15 @@ def test_fcn_starts_as_bilinear_interpolation():
     expected = F.interpolate(scores, scale_factor=32, mode="bilinear")
     torch.testing.assert_close(enlarged[..., 16:-16, 16:-16], expected[..., 16:-16, 16:-16])
     assert bilinear_kernel(2).sum() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("network", [UNet(3, 5, width=4), ResNetFCN32(5, width=4), ResNet(5, width=4)],
+                         ids=["unet", "fcn32", "resnet"])
+def test_folded_batch_norm_changes_nothing(network):
+    images = torch.randn(4, 3, 64, 64)
+    network.train()(images)  # statistics that are not those of the start
+    with torch.no_grad():
+        expected = network.eval()(images)
+        folded = utils.for_inference(network, torch.device("cpu"), torch.float32)
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+        torch.testing.assert_close(folded(images), expected, atol=1e-4, rtol=1e-4)

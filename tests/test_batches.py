@@ -1,0 +1,51 @@
+"""The batches follow from (seed, epoch) alone, wherever they come from and however many processes share them."""
+import numpy as np
+import pytest
+import torch
+
+import utils
+from data.cache import Split
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def split():
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 255, (23, 3, 4, 5), np.uint8), rng.integers(0, 3, (23, 4, 5), np.uint8),
+                 [str(i) for i in range(23)])
+
+
+def assert_same(some, others):
+    for one, other in zip(some, others, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_in_memory_as_on_disk_and_from_any_step(split):
+    expected = list(utils.batches(split, 5, CPU, seed=3, epoch=2))
+    assert len(expected) == 4 and len({int(i) for *_, indices in expected for i in indices}) == 20
+    for images, masks, draws, indices in expected:
+        np.testing.assert_array_equal(images, split.images[indices])
+        np.testing.assert_array_equal(masks, split.targets[indices])
+    assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, workers=2), expected)
+    assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])
+    split.resident = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it
+    assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2), expected)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_without_gaps_or_doubles(split, monkeypatch, processes):
+    whole = list(utils.batches(split, 12, CPU, epoch=0))
+    monkeypatch.setattr(utils, "world_size", lambda: processes)
+    parts, scored = [], []
+    for rank in range(processes):
+        monkeypatch.setattr(utils, "process_rank", lambda: rank)
+        parts.append(list(utils.batches(split, 12, CPU, epoch=0)))
+        scored += [i for *_, indices in utils.batches(split, 12, CPU) for i in indices]
+    for (*_, draws, indices), *shares in zip(whole, *parts, strict=True):
+        assert len({len(share[3]) for share in shares}) == 1
+        order = np.argsort(np.concatenate([share[3] for share in shares]))
+        np.testing.assert_array_equal(np.concatenate([share[3] for share in shares])[order], indices)
+        np.testing.assert_array_equal(np.concatenate([share[2] for share in shares])[order], draws)
+    assert sorted(scored) == list(range(23))
