@@ -569,7 +569,7 @@ def page(title, *parts):
 
 
 def format_interval(low, high):
-    return f"{low:.3f} to {high:.3f}"
+    return f"{low:.3f}\u00a0to\u00a0{high:.3f}"  # on one line, also in a narrow column
 
 
 def full_points(truth):
