@@ -213,14 +213,12 @@ def autocast(device, dtype):
 
 def join_processes(device):
     """Meet the other processes that torchrun started. The first alone prints and writes."""
-    store, rank, size = next(dist.rendezvous("env://"))
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(hours=6))
-    is_first.store = store
-    if rank:
+    dist.init_process_group(backend, timeout=timedelta(hours=6))  # the first may be decoding a data set for long
+    if dist.get_rank():
         sys.stdout = open(os.devnull, "w")
         tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
 
@@ -235,10 +233,10 @@ def process_rank():
 
 def is_first(event):
     """Whether this process is the first to come here. torchrun's own process keeps the count: others may be gone."""
-    return is_first.store is None or is_first.store.add(event, 1) == 1
-
-
-is_first.store = None
+    if world_size() == 1:
+        return True
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=10))
+    return store.add(event, 1) == 1
 
 
 @contextlib.contextmanager

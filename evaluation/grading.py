@@ -520,6 +520,7 @@ td:first-child, th:first-child, .text { text-align: left }
 .shaded { background: color-mix(in srgb, #3a9d6e calc(var(--share) * .6), transparent) }
 figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 100% } figure img { max-width: 100%; display: block }
 figcaption { font-size: .8rem }
+@media (max-width: 30rem) { td, th { padding: .3rem .25rem } td.text { min-width: 5rem } }
 @media print { body { max-width: none; font-size: 10pt; print-color-adjust: exact } .wide { overflow: visible }
   figure, tr { break-inside: avoid } }
 """
