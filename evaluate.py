@@ -85,11 +85,11 @@ def predict_segmentation(model, checkpoint, image, device):
     return mask.cpu().numpy()
 
 
-def save_mask(mask, colors, path):
-    """Class ids (H, W) as a palette PNG: its bytes are the ids, and a viewer shows the classes' colours."""
+def with_palette(mask, colors):
+    """Class ids (H, W) as a palette picture: its bytes are the ids, and a viewer shows the classes' colours."""
     picture = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
     picture.putpalette(utils.colorize_mask(np.arange(256, dtype=np.uint8), colors).tobytes())
-    utils.save_picture(picture, path)
+    return picture
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,11 +386,10 @@ def predict_picture(model, checkpoint, image, device, folder, name, path):
     if checkpoint["task"] == "colorization":
         utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
         return None
-    mask = predict_segmentation(model, checkpoint, image, device)
-    save_mask(mask, checkpoint["colors"], folder / f"{name}.png")
-    overlay = Image.fromarray(utils.colorize_mask(mask, checkpoint["colors"]))
+    mask = with_palette(predict_segmentation(model, checkpoint, image, device), checkpoint["colors"])
+    utils.save_picture(mask, folder / f"{name}.png")
     suffix = "jpg" if max(image.size) <= 65500 else "png"  # libjpeg's limit
-    utils.save_picture(Image.blend(image, overlay, 0.5), folder / f"{name}_overlay.{suffix}")
+    utils.save_picture(Image.blend(image, mask.convert("RGB"), 0.5), folder / f"{name}_overlay.{suffix}")
     return None
 
 

@@ -13,6 +13,7 @@ import platform
 import signal
 import sys
 import time
+import traceback
 import zipfile
 from datetime import timedelta
 from functools import partialmethod
@@ -123,16 +124,19 @@ def run_main(main, parser):
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
         code = main(args)
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        sys.exit(code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (InputError, OSError, RuntimeError, MemoryError) as error:
-        advice = explain(error, args)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # ends the loops that were left, and so their loader processes
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(130)
+        advice = None
+        if isinstance(error, (InputError, OSError, RuntimeError, MemoryError)):
+            advice = explain(error, args)
         if args.debug or advice is None:
             raise
         sys.exit(refuse(advice) if is_first("error") else 2)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    sys.exit(code)
 
 
 def explain(error, args):
@@ -360,8 +364,11 @@ def keep_on_gpu(split, device):
 
 
 def leave_stopping_to_parent(worker):
-    """Ctrl-C reaches every process of a terminal; the loaders must live until the step is done."""
+    """Ctrl-C reaches every process of a terminal, a job's SIGTERM every process of the job; the loaders must live until
+    the step is done, and must end if nothing ends them after it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
 class Gather(torch.utils.data.Dataset):

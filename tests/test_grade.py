@@ -95,7 +95,7 @@ def course(tmp_path_factory):
         (home / "links" / f"{name}.png").symlink_to(truth / "masks" / f"{name}.png")
     (home / "palette").mkdir()
     for name, mask in masks.items():
-        evaluate.save_mask(mask, COLORS, home / "palette" / f"{name}.png")
+        evaluate.with_palette(mask, COLORS).save(home / "palette" / f"{name}.png")
     with zipfile.ZipFile(home / "packed.zip", "w") as archive:
         for name, data in perfect.items():
             archive.writestr(f"top/{name}", data)

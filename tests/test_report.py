@@ -16,7 +16,7 @@ def test_report_is_made_once(run, tmp_path, monkeypatch, street):
     page, markdown = ((tmp_path / "report" / name).read_text() for name in ("index.html", "report.md"))
     for claim in CLAIMS:
         assert claim in page and claim in markdown
-    assert page.count("data:image/png;base64,") == 6 and "<script" not in page and "http" not in page
+    assert page.count("data:image/webp;base64,") == 6 and "<script" not in page and "http" not in page
     for file in re.findall(r"!\[\]\((.+?)\)", markdown):
         assert Image.open(tmp_path / "report" / file).width > 300
     verdicts = (tmp_path / "report/claims.csv").read_text()
