@@ -149,7 +149,10 @@ def explain(error, args):
     short_of_memory = "allocate memory" in text or "MemoryError" in text  # the latter from a loader process
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
         batch_size = getattr(args, "batch_size", None)
-        return f"out of memory with --batch-size {batch_size}: try half" if batch_size else "out of memory"
+        if batch_size is None:
+            return "out of memory"
+        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --size"
+        return f"out of memory with --batch-size {batch_size}: try {smaller}"
     if world_size() > 1 and isinstance(error, RuntimeError) and ("peer" in text or isinstance(error, dist.DistError)):
         return "another process of this run ended; the same command with --resume goes on from the last checkpoint"
     if "DataLoader worker" in text:
@@ -375,22 +378,21 @@ class Gather(torch.utils.data.Dataset):
     """A split whose items are whole batches: an array of indices -> (images, targets)."""
 
     def __init__(self, split):
-        self.split = split
+        self.split, self.mapped = split, 0
 
     def __len__(self):
         return len(self.split)
 
     def __getitem__(self, indices):
-        return [array if array is None else torch.from_numpy(take(array, indices))
-                for array in (self.split.images, self.split.targets)]
-
-
-def take(array, indices):
-    """array[indices], contiguous. What was read of a large file does not stay in the process's memory."""
-    part = np.ascontiguousarray(array[indices])
-    if isinstance(array, np.memmap) and array.nbytes > 2**30 and hasattr(mmap, "MADV_DONTNEED"):
-        array._mmap.madvise(mmap.MADV_DONTNEED)  # the system still has the pages, as far as it has room
-    return part
+        arrays = [array for array in (self.split.images, self.split.targets) if array is not None]
+        images, *targets = parts = [np.ascontiguousarray(array[indices]) for array in arrays]
+        self.mapped += sum(part.nbytes for part in parts)
+        if self.mapped > 2**28 and hasattr(mmap, "MADV_DONTNEED"):
+            for array in arrays:  # what was read of a mapped file would stay in the process's memory
+                if isinstance(array, np.memmap):
+                    array._mmap.madvise(mmap.MADV_DONTNEED)
+            self.mapped = 0
+        return torch.from_numpy(images), torch.from_numpy(targets[0]) if targets else None
 
 
 def shrink(size, multiple=16):

@@ -247,7 +247,7 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
 @pytest.mark.parametrize("failure, expected", [
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "try --workers 0"),
     (lambda: read_image("nowhere/a\nb.png"), r"train_segmentation.py: nowhere/a\nb.png: no such file; check the name"),
-    (lambda: np.empty(1 << 50), "--batch-size 4: try half"),
+    (lambda: np.empty(1 << 50), "--batch-size 4: try --batch-size 2"),
 ])
 def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
     monkeypatch.setattr(utils.Gather, "__getitem__", lambda self, indices: failure())
