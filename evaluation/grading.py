@@ -522,7 +522,7 @@ figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 100% } figure 
 figcaption { font-size: .8rem }
 @media (max-width: 30rem) { td, th { padding: .3rem .25rem } td.text { min-width: 5rem } }
 @media print { body { max-width: none; font-size: 10pt; print-color-adjust: exact } .wide { overflow: visible }
-  figure, tr { break-inside: avoid } }
+  figure, tr { break-inside: avoid } h2, h3 { break-after: avoid } figure img { max-height: 10cm } }
 """
 SORT = """
 document.querySelectorAll(".sortable th").forEach(th => th.onclick = () => {
