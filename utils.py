@@ -341,14 +341,24 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
         yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True), indices
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
 def load(split, chunks, device, workers):
     """An iterable of (images, targets), a pair for each array of indices in `chunks`."""
     if resident := keep_on_gpu(split, device):
         return ([array if array is None else array[torch.from_numpy(chunk).to(device)] for array in resident]
                 for chunk in chunks)
-    return DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers,
-                      pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
-                      worker_init_fn=leave_stopping_to_parent)
+    loader = DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers,
+                        pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
+                        worker_init_fn=leave_stopping_to_parent)
+    if not (workers and hasattr(signal, "pthread_sigmask")):
+        return loader
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until the loaders know what to do with them
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def keep_on_gpu(split, device):
@@ -372,6 +382,7 @@ def leave_stopping_to_parent(worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 class Gather(torch.utils.data.Dataset):
@@ -753,7 +764,7 @@ class Run:
 
     def epochs(self):
         """The epochs still to do. SIGINT and SIGTERM are held back until a step is done."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             signal.signal(number, self.request_stop)
         total = self.args.epochs * self.steps_per_epoch * self.batch_size
         done = (self.epoch * self.steps_per_epoch + self.step_in_epoch) * self.batch_size
