@@ -133,7 +133,7 @@ def run_main(main, parser):
             advice = explain(error, args)
         if args.debug or advice is None:
             raise
-        sys.exit(refuse(advice) if is_first("error") else 2)
+        sys.exit(refuse(advice) if is_first_to_fail() else 2)
     if dist.is_initialized():
         dist.destroy_process_group()
     sys.exit(code)
@@ -238,12 +238,12 @@ def process_rank():
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first(event):
-    """Whether this process is the first to come here. torchrun's own process keeps the count: others may be gone."""
+def is_first_to_fail():
+    """Whether no process was here before. torchrun's own process keeps the count: the others may be gone."""
     if world_size() == 1:
         return True
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=10))
-    return store.add(event, 1) == 1
+    return store.add("failed", 1) == 1
 
 
 @contextlib.contextmanager
@@ -778,7 +778,8 @@ class Run:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def request_stop(self, number, frame):
-        if world_size() == 1 and (self.stop_signal or self.args.dry_run):  # asked twice: do not even finish the step
+        # Asked twice: do not even finish the step. Of several processes each is, by the terminal and by torchrun.
+        if world_size() == 1 and (self.stop_signal or self.args.dry_run):
             raise KeyboardInterrupt
         self.stop_signal = number
 

@@ -1,6 +1,6 @@
 """Memory and time where there are very many images: neither may grow with their number faster than it must.
 
-    python tests/benchmarks/large.py                     (about half an hour on 2 cores; Linux)
+    python tests/benchmarks/large.py                     (Linux; hours where a page fault is slow, as in some sandboxes)
     python tests/benchmarks/large.py --parts million --count 1000000 --size 96 128
 
 Three parts, each a process of its own, with a U-Net of width 4:
