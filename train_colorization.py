@@ -27,7 +27,7 @@ CLASS_STEP = 20  # side of a colour class in ab; with the paper's 10 the loss wo
 # Chosen on val; the report's own setting beside them.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
-                   ema=0.0, target="rgb", augment={}),
+                   ema=0.0, target="rgb", augment=dict(flip=0.5)),
     "best": dict(epochs=30, batch_size=16, optimizer="adamw", lr=1e-3, schedule="onecycle", weight_decay=0.01, width=32,
                  ema=0.98, target="lab", augment=dict(flip=0.5, scale=(0.9, 1.4))),
     "scenes": dict(epochs=12, width=16),

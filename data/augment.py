@@ -14,7 +14,7 @@ from data.images import VOID
 DRAWS = 10  # uniform numbers that one sample uses up: 2 for the mirror and the turn, 4 for the frame, 4 for the colours
 
 
-def augment(images, masks, draws, size=None, flip=0.5, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0, cutout=0.0):
+def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0, cutout=0.0):
     """Mirror, turn, zoom, shift and recolour each picture, and its mask with it.
 
     images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1).

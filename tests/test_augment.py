@@ -42,12 +42,12 @@ def test_flip_and_shift_alone_keep_every_pixel_sharp():
     flipped, flipped_masks = augment(images, masks, draws, flip=0.5)
     torch.testing.assert_close(flipped, images.float().flip(3) / 255)
     assert torch.equal(flipped_masks, masks.long().flip(2))
-    shifted, _ = augment(images, None, draws, flip=0.0, shift=0.2)
+    shifted, _ = augment(images, None, draws, shift=0.2)
     assert ((shifted < 1e-3) | (shifted > 1 - 1e-3)).all()
 
 
 def test_nothing_asked_nothing_done():
     images, masks, draws = batch()
-    same, same_masks = augment(images, masks, draws, flip=0.0)
+    same, same_masks = augment(images, masks, draws)
     torch.testing.assert_close(same, images.float() / 255)
     assert torch.equal(same_masks, masks.long())
