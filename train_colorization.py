@@ -30,7 +30,8 @@ RECIPES = {
                    ema=0.0, target="rgb", augment=dict(flip=0.5)),
     "best": dict(epochs=30, batch_size=16, optimizer="adamw", lr=1e-3, schedule="onecycle", weight_decay=0.01, width=32,
                  ema=0.98, target="lab", augment=dict(flip=0.5, scale=(0.9, 1.4))),
-    "scenes": dict(epochs=12, width=16),
+    "scenes": dict(epochs=24, width=16),
+    "cifar10": dict(epochs=20, batch_size=128, lr=2e-3, width=16, augment=dict(flip=0.5, shift=0.125)),
 }
 
 
