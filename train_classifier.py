@@ -126,7 +126,8 @@ def main(args):
 
 
 def get_args_parser():
-    parser = utils.get_args_parser(__doc__, models=("resnet18", "resnet34"), out="runs/classification/<model>-<data>")
+    parser = utils.get_args_parser(__doc__, models=("resnet18", "resnet34", "resnet10"),
+                                   out="runs/classification/<model>-<data>")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--sweep", nargs="*", metavar="KEY=VALUES",
                         help="train a grid instead of one network: optimizer, schedule, lr, batch_size")

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from data import InputError
 from data.augment import DRAWS, constant
 from data.sources import VOID, check_data, show
-from models.classifier import ResNet
+from models.classifier import BLOCKS, ResNet
 from models.fcn import ResNetFCN32
 from models.unet import UNet
 
@@ -442,7 +442,7 @@ def build_network(network):
             return UNet(**settings)
         if name == "fcn32":
             return ResNetFCN32(**settings)
-        if name in ("resnet18", "resnet34"):
+        if name in BLOCKS:
             return ResNet(depth=name, **settings)
     except (TypeError, KeyError):
         pass
@@ -532,8 +532,7 @@ def check_description(checkpoint, file_size):
 
     task, network, names, colors, centers, target = (
         checkpoint.get(key) for key in ("task", "network", "classes", "colors", "centers", "target"))
-    networks = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resnet34"),
-                "colorization": ("unet",)}
+    networks = {"segmentation": ("unet", "fcn32"), "classification": tuple(BLOCKS), "colorization": ("unet",)}
     sound = {
         "task": isinstance(task, str) and task in networks,
         "network": isinstance(network, dict) and network.get("name") in networks.get(task, ()),
@@ -607,6 +606,8 @@ def load_weights(model, weights, **options):
 
 def imagenet_weights(depth):
     """torchvision's ImageNet weights of "resnet18" or "resnet34", downloaded once and checked by their hash."""
+    if depth not in torchvision.models.list_models():
+        raise InputError(f"--pretrained: torchvision has no {depth}; take resnet18 or resnet34")
     try:
         return torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
     except (OSError, RuntimeError) as error:
