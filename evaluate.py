@@ -96,16 +96,26 @@ def with_palette(mask, colors):
 # Classification
 
 
+def class_probabilities(model, images, mirror):
+    """RGB pictures (B, 3, H, W) float in [0, 1] -> probabilities (B, K) float.
+
+    With `mirror` the mean over each picture and its mirror image, for a network that was trained on both: Krizhevsky,
+    Sutskever, Hinton 2012 average ten such views.
+    """
+    images = utils.normalize(images)
+    views = (images, images.flip(3)) if mirror else (images,)
+    return sum(model(view).float().softmax(1) for view in views) / len(views)
+
+
 @torch.inference_mode()
-def score_classification(model, split, classes, device, autocast, batch_size=256):
+def score_classification(model, about, split, device, autocast, batch_size=256):
     """accuracy with its 95% interval, top5, per_class, and what the pictures draw: confusion, and the probabilities
     (N, K) of every sample."""
     model.eval()
-    probabilities, labels = [], []
+    classes, probabilities, labels = about["classes"], [], []
     for images, targets, _, _ in utils.batches(split, batch_size, device):
         with autocast():
-            logits = model(utils.normalize(images.float() / 255))
-        probabilities.append(logits.float().softmax(1).cpu())
+            probabilities.append(class_probabilities(model, images.float() / 255, about["mirror"]).cpu())
         labels.append(targets.cpu())
     probabilities, labels = torch.cat(utils.gather(probabilities)), torch.cat(utils.gather(labels))
     confusion = utils.ConfusionMatrix(len(classes))
@@ -146,8 +156,8 @@ def draw_classification(scores, split, classes, folder, count=12):
 @torch.inference_mode()
 def predict_classification(model, checkpoint, image, device):
     """A PIL picture of any size -> its class's name and probability."""
-    logits = model(utils.normalize(as_batch(image, checkpoint["size"], device)))
-    probability, index = logits.float().softmax(1)[0].max(0)
+    picture = as_batch(image, checkpoint["size"], device)
+    probability, index = class_probabilities(model, picture, checkpoint["mirror"])[0].max(0)
     return checkpoint["classes"][int(index)], float(probability)
 
 
@@ -333,7 +343,7 @@ def score(args):
     if task == "segmentation":
         print_segmentation(score_segmentation(model, split, data.classes, device, autocast))
     elif task == "classification":
-        print_classification(score_classification(model, split, data.classes, device, autocast))
+        print_classification(score_classification(model, checkpoint, split, device, autocast))
     else:
         print_colorization(score_colorization(model, checkpoint, split, device, autocast, baselines=True))
 

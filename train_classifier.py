@@ -20,9 +20,10 @@ from evaluate import draw_classification, print_classification, score_classifica
 # Chosen on val; the report's own setting beside them.
 RECIPES = {
     "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
-                   ema=0.0, smoothing=0.0, small=0.0, augment=dict(flip=0.5)),
+                   ema=0.0, smoothing=0.0, small=0.0, mirror=False, augment=dict(flip=0.5)),
     "best": dict(epochs=30, batch_size=64, optimizer="sgd", lr=0.05, schedule="onecycle", weight_decay=5e-4, width=64,
-                 ema=0.98, smoothing=0.1, small=0.0, augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
+                 ema=0.98, smoothing=0.1, small=0.0, mirror=True,
+                 augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
     "scenes": dict(epochs=25, width=32),
     "cifar10": dict(batch_size=128, lr=0.2, small=0.75, augment=dict(flip=0.5, shift=0.125)),
 }
@@ -50,7 +51,7 @@ def train(args):
         utils.start_from(model, utils.imagenet_weights(args.model))
 
     # 3. Training: best is chosen on val
-    run = utils.Run(args, device, dtype, network, data, model)
+    run = utils.Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs():
         size = data.size if epoch >= args.small * args.epochs else utils.shrink(data.size, multiple=8)
         for images, labels, draws in run.batches(data.splits["train"]):
@@ -59,7 +60,7 @@ def train(args):
                 logits = run.model(utils.normalize(images))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing)
             run.step(loss)
-        scores = score_classification(run.network, data.splits["val"], data.classes, device, run.autocast)
+        scores = score_classification(run.network, run.about, data.splits["val"], device, run.autocast)
         run.end_epoch({"accuracy": scores["accuracy"]}, best=scores["accuracy"])
     return run, data
 
@@ -67,8 +68,8 @@ def train(args):
 def test(run, data):
     """Score test once, with the best weights, and draw."""
     # 4. Test
-    (model, _), split = run.best_network(), data.splits["test"]
-    scores = score_classification(model, split, data.classes, run.device, run.autocast)
+    (model, about), split = run.best_network(), data.splits["test"]
+    scores = score_classification(model, about, split, run.device, run.autocast)
     print_classification(scores)
     draw_classification(scores, split, data.classes, run.folder)
     return run.finish({key: scores[key] for key in ("accuracy", "interval", "top5", "per_class")})

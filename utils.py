@@ -546,6 +546,7 @@ def check_description(checkpoint, file_size):
         "target": target in (("rgb", "lab") if task == "colorization" else (None,)),
         "centers": centers is None or isinstance(centers, list) and all(numbers(c, 2, -200, 200) for c in centers),
         "mean_ab": task != "colorization" or numbers(checkpoint.get("mean_ab"), 2, -200, 200),
+        "mirror": task != "classification" or isinstance(checkpoint.get("mirror"), bool),
         "gain": task != "colorization" or numbers([checkpoint.get("gain")], 1, 0.1, 10),
     }
     wrong = [key for key, right in sound.items() if not right]

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import resnet
 
+import evaluate
 import utils
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32, bilinear_kernel
@@ -45,6 +46,17 @@ def test_what_is_lost_at_the_bottleneck_can_only_come_by_the_skips(skips):
     with torch.no_grad():
         one, other = network(torch.rand(2, 1, 32, 32))
     assert torch.equal(one, other) is not skips
+
+
+def test_a_mirrored_network_sees_a_picture_and_its_mirror_image_alike():
+    network, images = ResNet(5, width=4, small_stem=True).eval(), torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        probabilities, mirrored = (evaluate.class_probabilities(network, view, mirror=True)
+                                   for view in (images, images.flip(3)))
+        once = evaluate.class_probabilities(network, images, mirror=False)
+    torch.testing.assert_close(probabilities, mirrored)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
+    assert not torch.allclose(probabilities, once)
 
 
 def test_fcn_starts_as_bilinear_interpolation():

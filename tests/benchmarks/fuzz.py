@@ -191,7 +191,7 @@ def checkpoints():
     found = [
         about | {"task": "segmentation", "network": unet | {"in_channels": 3, "out_channels": 2}},
         about | {"task": "segmentation", "network": {"name": "fcn32", "classes": 2, "width": 1}},
-        about | {"task": "classification", "network": {"name": "resnet18", "classes": 2, "width": 1}},
+        about | {"task": "classification", "network": {"name": "resnet18", "classes": 2, "width": 1}, "mirror": True},
         painting | {"network": unet | {"out_channels": 3}, "target": "rgb", "centers": None},
         painting | {"network": unet | {"out_channels": 2}, "target": "lab", "centers": [[0.0, 0.0], [50.0, -20.0]]},
     ]
