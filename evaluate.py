@@ -294,9 +294,9 @@ def draw_colorization(folder, split, device, path, count=6):
     columns = {"grey": grey}
     runs = [run for run in (folder, other_run(folder)) if run]
     for run in sorted(runs, key=lambda run: run.name.endswith("-noskips")):
-        model, about = utils.load_run(run)
+        model, about = utils.load_for_inference(run, device, torch.float32)
         title = "without skips" if run.name.endswith("-noskips") else "with skips"
-        columns[title] = paint(model.to(device)(lightness), lightness, about)
+        columns[title] = paint(model(lightness), lightness, about)
     columns["truth"] = rgb
     pictures = [(255 * column).round().byte().permute(0, 2, 3, 1).cpu().numpy() for column in columns.values()]
     utils.plot_rows(list(zip(*pictures)), list(columns), path)
@@ -326,8 +326,7 @@ def compare_colorization(folder):
 def open_run(args):
     """A run's folder -> (network on the device, checkpoint, device, autocast)."""
     device, dtype = utils.setup(args)
-    model, checkpoint = utils.load_run(args.run)
-    return utils.for_inference(model, device, dtype), checkpoint, device, utils.autocast(device, dtype)
+    return *utils.load_for_inference(args.run, device, dtype), device, utils.autocast(device, dtype)
 
 
 def score(args):

@@ -585,8 +585,15 @@ def load_run(run):
     return model.eval().to(memory_format=torch.channels_last), checkpoint
 
 
+def load_for_inference(run, device, dtype):
+    """load_run's network and checkpoint; the network on the device, batch norm folded into the convolutions before it,
+    weights in `dtype`."""
+    model, checkpoint = load_run(run)
+    return for_inference(model, device, dtype), checkpoint
+
+
 def for_inference(model, device, dtype):
-    """A network in eval mode on the device, batch norm folded into the convolutions before it, weights in `dtype`."""
+    """Fold, convert and move a network in eval mode, as load_for_inference says."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
         for (name, child), (following, norm) in zip(children, children[1:]):
@@ -975,8 +982,7 @@ class Run:
     def best_network(self):
         """The network with the weights that did best on val, ready to be scored, and its checkpoint."""
         with main_process_first():  # its files are there
-            model, checkpoint = load_run(self.folder)
-        return for_inference(model, self.device, self.dtype), checkpoint
+            return load_for_inference(self.folder, self.device, self.dtype)
 
     def finish(self, metrics):
         """Write summary.json and curves.png, and return the summary."""

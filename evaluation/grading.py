@@ -391,14 +391,14 @@ def read_labels(truth, files, troubles):
     yield from sorted(labels.items())
 
 
-def run_checkpoint(truth, path, device, autocast):
+def run_checkpoint(truth, path, device, dtype):
     """Yield (index, prediction) of one of our checkpoints for every true picture, at its own size."""
-    model, checkpoint = utils.load_run(path)
+    model, checkpoint = utils.load_for_inference(path, device, dtype)
     if checkpoint["task"] != truth.task or checkpoint["classes"] != truth.classes:
         raise InputError(f"a network for {checkpoint['task']}, or for other classes than the truth's")
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
-    model.to(device)
+    autocast = utils.autocast(device, dtype)
     for index, path in enumerate(truth.images):
         with autocast():
             prediction = predict(model, checkpoint, read_image(path), device)
@@ -475,7 +475,7 @@ def draw_worst(truth, score, index, prediction):
     return caption, "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def grade_all(truth, paths, device, autocast):
+def grade_all(truth, paths, device, dtype):
     """Path -> grade. Files are read in processes of their own, which may die of them; checkpoints run here, in turn."""
     grades, bar = {}, tqdm(total=len(paths), unit="submission", disable=None)
 
@@ -498,7 +498,7 @@ def grade_all(truth, paths, device, autocast):
     for path in paths:
         if path not in grades:
             grades[path] = grade_predictions(truth, lambda _: (
-                run_checkpoint(truth, path, device, autocast) if is_checkpoint(path)
+                run_checkpoint(truth, path, device, dtype) if is_checkpoint(path)
                 else stop("the process that read it died")))
             bar.update()
     bar.close()
@@ -640,7 +640,7 @@ def grade(args):
     feedback.mkdir(parents=True, exist_ok=True)
     shown = Counter(os.path.basename(path) for path in paths)
     names = {path: show(base if shown[base := os.path.basename(path)] == 1 else path) for path in paths}
-    grades = grade_all(truth, paths, device, utils.autocast(device, dtype))
+    grades = grade_all(truth, paths, device, dtype)
     grades = {names[path]: grades[path] for path in paths}
 
     main = METRICS[truth.task][0]

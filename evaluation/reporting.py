@@ -130,11 +130,12 @@ def read_run(folder):
 
 
 @torch.inference_mode()
-def count_pictures(run, split, classes, device, autocast):
+def count_pictures(run, split, classes, device, dtype):
     """segmentation_row of every test picture, (N, 7, K), kept in the run's folder."""
     path = run["folder"] / "pictures.npy"
     if not path.exists():
-        model, rows = utils.load_run(run["folder"])[0].to(device), []
+        (model, _), rows = utils.load_for_inference(run["folder"], device, dtype), []
+        autocast = utils.autocast(device, dtype)
         for images, masks, _, _ in utils.batches(split, 32, device):
             with autocast():
                 prediction = model(utils.normalize(images.float() / 255)).argmax(1)
@@ -337,7 +338,7 @@ def network_claims(results, counts):
 
 
 @torch.inference_mode()
-def draw_predictions(results, data, counts, device, autocast, out):
+def draw_predictions(results, data, counts, device, dtype, out):
     """The four networks of the first seed on the same three test pictures: pairs of file name and caption."""
     scores = segmentation_metrics(counts)["miou"]
     order = np.argsort(scores, kind="stable")
@@ -352,10 +353,10 @@ def draw_predictions(results, data, counts, device, autocast, out):
     figures = []
     for name, title in (("fcn32", "Segmentation with FCN-32"), ("unet", "Segmentation with U-Net"),
                         ("skips", "Colorization with skips"), ("noskips", "Colorization without skips")):
-        model, about = utils.load_run(results[name][0]["folder"])
+        model, about = utils.load_for_inference(results[name][0]["folder"], device, dtype)
         is_segmentation = about["task"] == "segmentation"
-        with autocast():
-            output = model.to(device)(utils.normalize(rgb) if is_segmentation else lightness).float()
+        with utils.autocast(device, dtype)():
+            output = model(utils.normalize(rgb) if is_segmentation else lightness).float()
         if is_segmentation:
             prediction = output.argmax(1).byte().cpu().numpy()
             columns = rgb_pictures, *(utils.colorize_mask(each, data.colors) for each in (masks, prediction))
@@ -458,7 +459,7 @@ def write_report(args, results, tables, claims, figures, why_no_labels):
 def report(args):
     """Make the report anew: train what is missing, test every claim, and draw all figures and tables."""
     device, dtype = utils.setup(args)
-    autocast, out = utils.autocast(device, dtype), Path(args.out)
+    out = Path(args.out)
     size = tuple(args.size) if args.size else None
     data = open_data(args.data, "segmentation", size, args.data_dir, 0, splits=("test",))
     try:
@@ -481,12 +482,12 @@ def report(args):
 
     # 2. Tables, claims and figures
     def counts(name):
-        return count_pictures(results[name][0], data.splits["test"], data.classes, device, autocast)
+        return count_pictures(results[name][0], data.splits["test"], data.classes, device, dtype)
 
     out.mkdir(parents=True, exist_ok=True)
     tables = make_tables(results, cells)
     claims = accuracy_claims(cells) + network_claims(results, lambda: (counts("unet"), counts("fcn32")))
-    figures = draw_predictions(results, data, counts("unet"), device, autocast, out) + draw_curves(results, cells, out)
+    figures = draw_predictions(results, data, counts("unet"), device, dtype, out) + draw_curves(results, cells, out)
     write_report(args, results, tables, claims, figures, why_no_labels)
     for each in claims:
         print(f"{each['verdict']:<10} {each['claim']}")
