@@ -113,9 +113,13 @@ def cell_settings(args, cell, folder):
 def parse_axis(text):
     """"lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001])"""
     key, _, values = text.partition("=")
+    names = {"optimizer": utils.OPTIMIZERS, "schedule": utils.SCHEDULES}.get(key)
+    number = {"lr": utils.positive_float, "batch_size": utils.positive_int}.get(key)
+    if names and not set(values.split(",")) <= set(names):
+        raise InputError(f"--sweep {text}: {key} is one of {', '.join(names)}")
     try:
-        return key, [type(SWEEP[key][0])(value) for value in values.split(",")]
-    except (KeyError, ValueError):
+        return key, values.split(",") if names else [number(value) for value in values.split(",")]
+    except (TypeError, ValueError, argparse.ArgumentTypeError):
         raise InputError(f"--sweep {text}: write {', '.join(SWEEP)} = values with commas, as in lr=1e-4,1e-3")
 
 

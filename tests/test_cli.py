@@ -345,6 +345,8 @@ def test_predict_uses_or_names_every_picture(run, here):
     (("train_segmentation.py", "--device", "abacus"), "--device"),
     (("train_classifier.py", "--data", "empty"), "empty"),
     (("train_classifier.py", "--sweep", "colour=red"), "--sweep"),
+    (("train_classifier.py", "--sweep", "schedule=cosin"), "cosine"),
+    (("train_classifier.py", "--sweep", "lr=-1"), "lr=-1"),
     (("train_colorization.py", "--target", "rgb", "--loss", "classes"), "--loss"),
     (("evaluate.py", "score", "empty"), "best.pt"),
     (("evaluate.py", "predict", "nowhere", "x.png", "--out", "o"), "nowhere"),
