@@ -37,6 +37,7 @@ from data.augment import DRAWS, constant
 from data.sources import VOID, check_data, show
 from models.classifier import BLOCKS, ResNet
 from models.fcn import ResNetFCN32
+from models.resnet9 import ResNet9
 from models.unet import UNet
 
 try:
@@ -54,7 +55,7 @@ plt.rcParams["text.parse_math"] = False  # a class may be called "$", which woul
 # Settings
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle")
+SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
 
 
 def get_args_parser(description, models, out):
@@ -444,6 +445,8 @@ def build_network(network):
             return ResNetFCN32(**settings)
         if name in BLOCKS:
             return ResNet(depth=name, **settings)
+        if name == "resnet9":
+            return ResNet9(**settings)
     except (TypeError, KeyError):
         pass
     raise InputError(f"no network is described by {brief(network)}")
@@ -532,7 +535,8 @@ def check_description(checkpoint, file_size):
 
     task, network, names, colors, centers, target = (
         checkpoint.get(key) for key in ("task", "network", "classes", "colors", "centers", "target"))
-    networks = {"segmentation": ("unet", "fcn32"), "classification": tuple(BLOCKS), "colorization": ("unet",)}
+    networks = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"),
+                "colorization": ("unet",)}
     sound = {
         "task": isinstance(task, str) and task in networks,
         "network": isinstance(network, dict) and network.get("name") in networks.get(task, ()),
@@ -600,7 +604,11 @@ def for_inference(model, device, dtype):
             if isinstance(child, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(child, norm))
                 setattr(parent, following, torch.nn.Identity())
-    return model.to(device, dtype, memory_format=torch.channels_last)
+    model.to(device, dtype, memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.float()  # a pooling is before it, so it was not folded: its statistics stay exact
+    return model
 
 
 def load_weights(model, weights, **options):
@@ -666,9 +674,10 @@ def make_schedule(optimizer, args, steps):
         return schedules.MultiStepLR(optimizer, [int(steps * 0.6), int(steps * 0.85)])
     if args.schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, steps)
-    if args.schedule == "onecycle":
+    if args.schedule in ("onecycle", "linear"):  # up for 15% of the steps, then down to nothing, curved or straight
         # Momentum stays: cycling it as well gains nothing measurable and makes SGD and Adam differ in one more way.
-        return schedules.OneCycleLR(optimizer, args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False)
+        return schedules.OneCycleLR(optimizer, args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False,
+                                    anneal_strategy="cos" if args.schedule == "onecycle" else "linear")
     return schedules.ConstantLR(optimizer, factor=1.0)
 
 

@@ -1,11 +1,11 @@
-"""ResNet-18, ResNet-34 (He et al. 2015, https://arxiv.org/abs/1512.03385) and a ResNet-10 of one block a stage.
+"""ResNet-18 and ResNet-34 (He et al. 2015, https://arxiv.org/abs/1512.03385), for pictures large and small.
 
-At width 64 the parameters have torchvision's names and shapes, so its ImageNet weights load into the first two.
+At width 64 the parameters have torchvision's names and shapes, so torchvision's ImageNet weights load into it.
 """
 import torch.nn.functional as F
 from torch import nn
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet10": (1, 1, 1, 1)}
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 
 class BasicBlock(nn.Module):

@@ -2,20 +2,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.models import resnet
+import torchvision
 
 import evaluate
 import utils
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32, bilinear_kernel
+from models.resnet9 import ResNet9
 from models.unet import UNet
 
 
-@pytest.mark.parametrize("depth, make", [
-    ("resnet18", resnet.resnet18), ("resnet34", resnet.resnet34),
-    ("resnet10", lambda: resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1]))])
-def test_resnet_equals_torchvision(depth, make):
-    theirs, ours = make().eval(), ResNet(1000, depth).eval()
+@pytest.mark.parametrize("depth", ["resnet18", "resnet34"])
+def test_resnet_equals_torchvision(depth):
+    theirs = torchvision.models.get_model(depth, weights=None).eval()
+    ours = ResNet(1000, depth).eval()
     ours.load_state_dict(theirs.state_dict())  # same names, same shapes, nothing missing
     images = torch.randn(2, 3, 96, 70)
     with torch.no_grad():
@@ -69,13 +69,20 @@ def test_fcn_starts_as_bilinear_interpolation():
     assert bilinear_kernel(2).sum() == pytest.approx(4)
 
 
-@pytest.mark.parametrize("network", [UNet(3, 5, width=4), ResNetFCN32(5, width=4), ResNet(5, width=4)],
-                         ids=["unet", "fcn32", "resnet"])
-def test_folded_batch_norm_changes_nothing(network):
+def test_resnet9_is_the_published_one():
+    assert sum(p.numel() for p in ResNet9(10).parameters()) == 6_573_120
+    with torch.no_grad():
+        assert ResNet9(5, width=4).eval()(torch.randn(2, 3, 1, 9)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("network, left", [(UNet(3, 5, width=4), 0), (ResNetFCN32(5, width=4), 0),
+                                           (ResNet(5, width=4), 0), (ResNet9(5, width=4), 3)],
+                         ids=["unet", "fcn32", "resnet", "resnet9"])
+def test_folded_batch_norm_changes_nothing(network, left):
     images = torch.randn(4, 3, 64, 64)
     network.train()(images)  # statistics that are not those of the start
     with torch.no_grad():
         expected = network.eval()(images)
         folded = utils.for_inference(network, torch.device("cpu"), torch.float32)
-        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+        assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules()) == left
         torch.testing.assert_close(folded(images), expected, atol=1e-4, rtol=1e-4)
