@@ -76,6 +76,8 @@ def main(args):
         network = {"name": "fcn32", "classes": len(data.classes), "width": args.width}
     if args.backbone:
         classifier, checkpoint = utils.load_run(args.backbone)
+        if checkpoint["network"]["name"] not in ("resnet18", "resnet34"):
+            raise InputError(f"--backbone {args.backbone}: FCN-32 begins with a run of resnet18 or resnet34")
         network |= {"backbone": checkpoint["network"]["name"], "width": checkpoint["network"]["width"]}
     torch.manual_seed(args.seed)
     model = utils.build_network(network)
