@@ -16,6 +16,7 @@ from data import InputError
 from data.augment import augment
 from data.sources import open_data
 from evaluate import draw_classification, print_classification, score_classification
+from models.classifier import BLOCKS
 
 # Chosen on val; the report's own setting beside them.
 RECIPES = {
@@ -115,12 +116,13 @@ def cell_settings(args, cell, folder):
 def parse_axis(text):
     """"lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001])"""
     key, _, values = text.partition("=")
+    values = values.split(",")
     names = {"optimizer": utils.OPTIMIZERS, "schedule": utils.SCHEDULES}.get(key)
     number = {"lr": utils.positive_float, "batch_size": utils.positive_int}.get(key)
-    if names and not set(values.split(",")) <= set(names):
+    if names and not set(values) <= set(names):
         raise InputError(f"--sweep {text}: {key} is one of {', '.join(names)}")
     try:
-        return key, values.split(",") if names else [number(value) for value in values.split(",")]
+        return key, values if names else [number(value) for value in values]
     except (TypeError, ValueError, argparse.ArgumentTypeError):
         raise InputError(f"--sweep {text}: write {', '.join(SWEEP)} = values with commas, as in lr=1e-4,1e-3")
 
@@ -133,7 +135,7 @@ def main(args):
 
 
 def get_args_parser():
-    parser = utils.get_args_parser(__doc__, models=("resnet18", "resnet34", "resnet9"),
+    parser = utils.get_args_parser(__doc__, models=(*BLOCKS, "resnet9"),
                                    out="runs/classification/<model>-<data>")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--sweep", nargs="*", metavar="KEY=VALUES",

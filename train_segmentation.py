@@ -13,6 +13,7 @@ from data import InputError
 from data.augment import augment
 from data.sources import VOID, open_data
 from evaluate import draw_segmentation, print_segmentation, score_segmentation
+from models.classifier import BLOCKS
 
 # Chosen on val; the report's own setting beside them.
 RECIPES = {
@@ -76,8 +77,8 @@ def main(args):
         network = {"name": "fcn32", "classes": len(data.classes), "width": args.width}
     if args.backbone:
         classifier, checkpoint = utils.load_run(args.backbone)
-        if checkpoint["network"]["name"] not in ("resnet18", "resnet34"):
-            raise InputError(f"--backbone {args.backbone}: FCN-32 begins with a run of resnet18 or resnet34")
+        if checkpoint["network"]["name"] not in BLOCKS:
+            raise InputError(f"--backbone {args.backbone}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
         network |= {"backbone": checkpoint["network"]["name"], "width": checkpoint["network"]["width"]}
     torch.manual_seed(args.seed)
     model = utils.build_network(network)

@@ -590,14 +590,13 @@ def load_run(run):
 
 
 def load_for_inference(run, device, dtype):
-    """load_run's network and checkpoint; the network on the device, batch norm folded into the convolutions before it,
-    weights in `dtype`."""
+    """load_run, then for_inference."""
     model, checkpoint = load_run(run)
     return for_inference(model, device, dtype), checkpoint
 
 
 def for_inference(model, device, dtype):
-    """Fold, convert and move a network in eval mode, as load_for_inference says."""
+    """A network in eval mode on the device, batch norm folded into the convolutions before it, weights in `dtype`."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
         for (name, child), (following, norm) in zip(children, children[1:]):
@@ -622,8 +621,8 @@ def load_weights(model, weights, **options):
 
 def imagenet_weights(depth):
     """torchvision's ImageNet weights of "resnet18" or "resnet34", downloaded once and checked by their hash."""
-    if depth not in torchvision.models.list_models():
-        raise InputError(f"--pretrained: torchvision has no {depth}; take resnet18 or resnet34")
+    if depth not in BLOCKS:
+        raise InputError(f"--pretrained: torchvision has no {depth}; take {' or '.join(BLOCKS)}")
     try:
         return torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
     except (OSError, RuntimeError) as error:
