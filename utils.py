@@ -1,6 +1,7 @@
 """What the scripts share: settings, batches, networks, optimization, the run and its folder, metrics, plots."""
 import argparse
 import contextlib
+import copy
 import csv
 import io
 import itertools
@@ -348,8 +349,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 def load(split, chunks, device, workers):
     """An iterable of (images, targets), a pair for each array of indices in `chunks`."""
     if resident := keep_on_gpu(split, device):
-        return ([array if array is None else array[torch.from_numpy(chunk).to(device)] for array in resident]
-                for chunk in chunks)
+        places = (torch.from_numpy(chunk).to(device, non_blocking=True) for chunk in chunks)
+        return ([array if array is None else array[place] for array in resident] for place in places)
     loader = DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers,
                         pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
                         worker_init_fn=leave_stopping_to_parent)
@@ -680,17 +681,17 @@ def make_schedule(optimizer, args, steps):
     return schedules.ConstantLR(optimizer, factor=1.0)
 
 
-def exponential_average(model, decay):
-    """A running average of the weights, which begins short so that the random start is soon forgotten."""
+@torch.no_grad()
+def update_average(average, model, decay, step):
+    """Move a running average of the weights and of batch norm's statistics a step towards the model's.
 
-    def average(averages, weights, count):
-        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, weights, weight)
-        else:
-            torch._foreach_copy_(averages, weights)
-
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    It begins short, so that the random start is soon forgotten. torch's AveragedModel would do, but counts its steps in
+    a tensor, for which every step would wait for the GPU.
+    """
+    decay = min(decay, (1 + step) / (10 + step)) if step else 0.0
+    averages, values = (list(itertools.chain(m.parameters(), m.buffers())) for m in (average, model))
+    floats = [i for i, value in enumerate(values) if value.is_floating_point()]  # but not batch norm's counters
+    torch._foreach_lerp_([averages[i] for i in floats], [values[i] for i in floats], 1 - decay)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -721,7 +722,7 @@ class Run:
         self.optimizer = make_optimizer(model, args, device)
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.average = exponential_average(model, args.ema) if args.ema else None
+        self.average = copy.deepcopy(model) if args.ema else None
         self.autocast = autocast(device, dtype)
         steps = args.epochs * self.steps_per_epoch
         if args.compile == "on" or (args.compile == "auto" and device.type == "cuda" and steps >= 3000):
@@ -731,7 +732,7 @@ class Run:
         self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
         self.loss_sum = torch.zeros((), device=device)
         self.history, self.best = [], None
-        self.stop_signal, self.saved = None, time.monotonic()
+        self.stop_signal, self.saved, self.save_seconds, self.unsaved_best = None, time.monotonic(), 0.0, None
         if not args.dry_run:
             with main_process_first():
                 self.open_folder(data.assignment)
@@ -742,7 +743,7 @@ class Run:
     @property
     def network(self):
         """What is scored: the averaged weights where there are any."""
-        return self.module if self.average is None else self.average.module
+        return self.module if self.average is None else self.average
 
     def open_folder(self, assignment):
         """Make the folder, or go on with what it holds; an older run is moved aside, never overwritten."""
@@ -859,7 +860,8 @@ class Run:
         self.scaler.update()
         self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.module)
+            done = self.epoch * self.steps_per_epoch + self.step_in_epoch
+            update_average(self.average, self.module, self.args.ema, done)
         self.loss_sum += loss.detach()
 
     def show_loss(self):
@@ -885,21 +887,28 @@ class Run:
         self.loss_sum.zero_()
         if self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
-            save_checkpoint(self.folder / "best.pt", self.about | {"weights": self.network.state_dict()})
+            weights = {key: tensor.clone() for key, tensor in self.network.state_dict().items()}
+            self.unsaved_best = self.about | {"weights": weights}
         write_csv(self.folder / "metrics.csv", self.history)  # before last.pt, from which a killed run writes it again
-        self.save_state()
+        # On a GPU an epoch can be shorter than the writing of half a gigabyte: that takes a tenth of the time at most.
+        if self.epoch == self.args.epochs or time.monotonic() - self.saved >= 10 * self.save_seconds:
+            self.save_state()
         shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in row.items()
                           if key.startswith(("train_", "val_")))
         tqdm.write(f"epoch {self.epoch:3d}/{self.args.epochs}  {shown}  {self.seconds:.0f} s", file=sys.stdout)
 
     def save_state(self):
-        """Write last.pt, and keep the one before it as previous.pt in case the disk damages it.
+        """Write best.pt if there is a better one, and last.pt; the one before it stays as previous.pt in case the disk
+        damages it.
 
         The new file is whole before a good one moves, so that a full disk costs neither.
         """
-        self.saved = time.monotonic()
+        self.saved = started = time.monotonic()
         if process_rank():
             return
+        if self.unsaved_best:
+            save_checkpoint(self.folder / "best.pt", self.unsaved_best)
+            self.unsaved_best = None
         state = {
             "weights": self.module.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -912,6 +921,8 @@ class Run:
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
         os.replace(following, last)
+        self.saved = time.monotonic()
+        self.save_seconds = self.saved - started
 
     def settings_that_bind(self):
         """The settings that a resumed run must share with the one before: all that change what is computed."""

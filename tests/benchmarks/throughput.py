@@ -160,16 +160,15 @@ def train_ours(options, name):
             return time.perf_counter() - started, stepping
 
         averaging = 0.0  # the running average is the loop's own, and a part of run.step
-        if run.average is not None:
-            update = run.average.update_parameters
+        update = utils.update_average
 
-            def timed_update(model):
-                nonlocal averaging
-                begun = time.perf_counter()
-                update(model)
-                averaging += time.perf_counter() - begun
+        def timed_update(*args):
+            nonlocal averaging
+            begun = time.perf_counter()
+            update(*args)
+            averaging += time.perf_counter() - begun
 
-            run.average.update_parameters = timed_update
+        utils.update_average = timed_update
 
         run.model.train()
         ready = change(*next(utils.batches(split, run.batch_size, device, epoch=0))[:3])
