@@ -34,15 +34,17 @@ def segmentation_loss(logits, masks, weights, dice):
     logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (Milletari et al. 2016) is close
     to what mIoU measures and counts a thin class as much as a broad one.
     """
-    # One row a pixel: channels last makes it a view, and 1-D cross entropy is deterministic on CUDA.
-    log_probability = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float().log_softmax(1)
-    masks = masks.flatten()
-    loss = F.nll_loss(log_probability, masks, weights, ignore_index=VOID)
+    # A plane a class: on CPUs twice as fast as classes side by side, in the order that channels last leaves them in.
+    log_probability = logits.to(torch.float32, memory_format=torch.contiguous_format).log_softmax(1)
+    truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)[:, None, None]  # nowhere for void
+    pixels = truth.sum((0, 2, 3))
+    # On CUDA nll_loss takes a mean of its own by atomic additions, in another order at every run.
+    loss = F.nll_loss(log_probability, masks, weights, ignore_index=VOID, reduction="none")
+    loss = loss.sum() / (weights * pixels).sum().clamp(min=1e-6)  # all may be void
     if dice:
-        truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)  # nowhere true for void
         probability = log_probability.exp() * (masks != VOID)[:, None]
-        overlap = (probability * truth).sum(0)
-        loss = loss + dice * (1 - (2 * overlap + 1) / (probability.sum(0) + truth.sum(0) + 1)).mean()
+        overlap = (probability * truth).sum((0, 2, 3))
+        loss = loss + dice * (1 - (2 * overlap + 1) / (probability.sum((0, 2, 3)) + pixels + 1)).mean()
     return loss
 
 

@@ -1,9 +1,11 @@
 """Metrics against torchmetrics and by hand: void, absent classes, batches of any size."""
 import pytest
 import torch
+import torch.nn.functional as F
 import torchmetrics
 
 from data.sources import VOID
+from train_segmentation import segmentation_loss
 from utils import BoundaryF1, ConfusionMatrix
 
 
@@ -63,3 +65,18 @@ def test_boundary_f1_leaves_void_out():
     truth[:, :, 30:75] = VOID
     truth[:, :, 125:175] = VOID
     assert boundary_f1(truth, prediction) == 1.0
+
+
+def test_segmentation_loss_is_weighted_cross_entropy_and_dice():
+    torch.manual_seed(0)
+    logits, weights = torch.randn(2, 5, 6, 7), torch.rand(5) + 0.5
+    masks = torch.randint(4, (2, 6, 7))  # class 4 is not there
+    masks[0, :2] = VOID
+    entropy = F.cross_entropy(logits, masks, weights, ignore_index=VOID)
+    assert segmentation_loss(logits, masks, weights, dice=0) == pytest.approx(float(entropy), rel=1e-5)
+
+    rows, truth = logits.softmax(1).movedim(1, -1)[masks != VOID], masks[masks != VOID]
+    dice = [(2 * rows[truth == k, k].sum() + 1) / (rows[:, k].sum() + (truth == k).sum() + 1) for k in range(5)]
+    expected = entropy + 0.7 * (1 - sum(dice) / 5)
+    assert segmentation_loss(logits, masks, weights, dice=0.7) == pytest.approx(float(expected), rel=1e-5)
+    assert segmentation_loss(logits, torch.full_like(masks, VOID), weights, dice=1.0).isfinite()
