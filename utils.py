@@ -80,7 +80,8 @@ def get_args_parser(description, models, out):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
-    add("--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile (auto: long runs on CUDA)")
+    add("--compile", choices=("auto", "on", "off"), default="auto",
+        help="torch.compile (auto: on CUDA, where more than 10 minutes are left after an epoch)")
     add("--seed", type=int, default=0)
     add("--out", help=f"the run's folder (default: {out})")
     add("--resume", action="store_true", help="go on from the run's last checkpoint")
@@ -724,10 +725,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.average = copy.deepcopy(model) if args.ema else None
         self.autocast = autocast(device, dtype)
-        steps = args.epochs * self.steps_per_epoch
-        if args.compile == "on" or (args.compile == "auto" and device.type == "cuda" and steps >= 3000):
-            print("compiling the network: the first steps take a minute or so")
-            model.compile()
+        self.may_compile = args.compile == "auto" and device.type == "cuda" and not args.deterministic
+        if args.compile == "on":
+            self.compile()
         self.model = parallelize(model, device)  # what the loops call
         self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
         self.loss_sum = torch.zeros((), device=device)
@@ -739,6 +739,11 @@ class Run:
         size = sum(p.numel() for p in model.parameters())
         print(f"{args.model}: {size / 1e6:.2f} M parameters, {str(dtype).removeprefix('torch.')} on "
               f"{describe_machine(device)['name']} ({device})")
+
+    def compile(self):
+        print("compiling the network: the next steps take a minute or so")
+        self.module.compile()
+        self.may_compile = False
 
     @property
     def network(self):
@@ -885,6 +890,8 @@ class Run:
         self.epoch += 1
         self.step_in_epoch = 0
         self.loss_sum.zero_()
+        if self.may_compile and self.seconds / self.epoch * (self.args.epochs - self.epoch) > 600:
+            self.compile()  # a shorter run would not win back what it takes
         if self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
             weights = {key: tensor.clone() for key, tensor in self.network.state_dict().items()}
