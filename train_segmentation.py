@@ -19,7 +19,7 @@ from models.classifier import BLOCKS
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, dice=0.0, balance=0.0, small=0.0, augment=dict(flip=0.5)),
-    "best": dict(epochs=44, batch_size=16, optimizer="adamw", lr=2e-3, schedule="onecycle", weight_decay=0.01, width=64,
+    "best": dict(epochs=44, batch_size=16, optimizer="adamw", lr=2e-3, schedule="linear", weight_decay=0.01, width=64,
                  ema=0.98, dice=1.0, balance=0.5, small=0.5,
                  augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
     ("camvid", "fcn32"): dict(epochs=100),
