@@ -34,17 +34,17 @@ from data import InputError, cache, color, sources
 from data.images import NO_CLASS, VOID, as_ids, decode_mask, infer_classes, read_image, show, some, stop
 from evaluate import (
     as_batch,
-    color_metrics,
     lightness_and_ab,
     predict_classification,
     predict_colorization,
     predict_segmentation,
     unused,
 )
+from evaluation.counts import COMPUTE, ROW
+from evaluation.pages import SORT, figures, format_interval, page, table
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Grading: how a task is scored. A picture's prediction becomes a row of counts; rows may be summed over any pictures,
-# those of a bootstrap sample too, and metrics follow from the sums. All of it works on arrays with leading axes.
+# How a task is scored; what a prediction counts for stands in counts.py
 
 METRICS = {  # the first of each is the main one: it ranks, and it chooses the worst pictures
     "segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
@@ -66,105 +66,8 @@ def default_rubric(task, classes):
     }[task]
 
 
-def segmentation_row(truth, prediction, classes):
-    """Masks (H, W) -> (7, K): pixels by class that are right, true, predicted, then BoundaryF1's four counts."""
-    if prediction is None:  # a missing picture has no class anywhere: all its pixels and outlines are missed
-        prediction = np.full_like(truth, NO_CLASS)
-    pairs = np.bincount((truth.astype(np.uint16) << 8 | prediction).ravel(), minlength=1 << 16)
-    confusion = pairs.reshape(256, 256)[:classes]  # without void, but with the pixels predicted as no class
-    return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)[:classes],
-                     *outline_counts(truth, prediction, classes)])
-
-
-def outline_counts(truth, prediction, classes, tolerance=0.0075):
-    """utils.BoundaryF1, equal to the pixel but for all classes at once: each pixel is a word with a bit a class."""
-    radius = max(1, round(tolerance * math.hypot(*truth.shape)))
-    inner = neighbourhood(np.minimum, truth != VOID)
-    outlines = [inner & (neighbourhood(np.maximum, mask) != neighbourhood(np.minimum, mask))
-                for mask in (truth, prediction)]
-    met = np.zeros((2, *truth.shape), bool)
-    for first in range(0, classes, 64):
-        number = min(classes - first, 64)
-        bits = np.zeros(256, np.min_scalar_type((1 << number) - 1))
-        bits[first : first + number] = [1 << i for i in range(number)]
-        true, predicted = (bits[mask] * outline for mask, outline in zip((truth, prediction), outlines))
-        met[0] |= (true & dilate(predicted, radius)) != 0
-        met[1] |= (predicted & dilate(true, radius)) != 0
-    chosen = truth[met[0]], truth[outlines[0]], prediction[met[1]], prediction[outlines[1]]
-    return [np.bincount(ids, minlength=256)[:classes] for ids in chosen]
-
-
-def neighbourhood(extreme, picture):
-    """np.minimum or np.maximum over each pixel's 3x3 neighbourhood, as far as that lies in the picture."""
-    for _ in range(2):
-        result = picture.copy()
-        extreme(result[1:], picture[:-1], out=result[1:])
-        extreme(result[:-1], picture[1:], out=result[:-1])
-        picture = result.T
-    return picture
-
-
-def dilate(bits, radius):
-    """OR over a disc around each pixel, built from its narrow top rows to its wide middle one."""
-    height, wide, result, reach = len(bits), bits.copy(), np.zeros_like(bits), 0
-    for y in range(radius, -1, -1):
-        while (reach + 1) ** 2 <= radius**2 - y**2:
-            reach += 1
-            wide[:, reach:] |= bits[:, :-reach]
-            wide[:, :-reach] |= bits[:, reach:]
-        rest = max(height - y, 0)
-        result[y:] |= wide[:rest]
-        result[:rest] |= wide[y:]
-    return result
-
-
-def segmentation_metrics(rows):
-    """(..., 7, K) -> what utils.ConfusionMatrix and BoundaryF1 compute, (...) each. nan: a class nowhere seen."""
-    right, true, predicted, met_true, outline_true, met_predicted, outline_predicted = np.moveaxis(rows, -2, 0)
-    union, total = true + predicted - right, true.sum(-1).clip(1)
-    iou = right / union.clip(1)
-    recall, precision = met_true / outline_true.clip(1), met_predicted / outline_predicted.clip(1)
-    f1 = 2 * precision * recall / (precision + recall).clip(1e-12)
-    outlined = outline_true + outline_predicted > 0
-    return {"miou": iou.sum(-1) / (union > 0).sum(-1).clip(1), "pixel_accuracy": right.sum(-1) / total,
-            "frequency_weighted_iou": (true * iou).sum(-1) / total,
-            "boundary_f1": (f1 * outlined).sum(-1) / outlined.sum(-1).clip(1),
-            "by class": np.where(union > 0, iou, np.nan)}
-
-
-def classification_row(truth, prediction, classes):
-    """Labels -> (2, K): right and true by class."""
-    true = np.arange(classes) == truth
-    return np.stack([true & (prediction == truth), true]).astype(int)
-
-
-def classification_metrics(rows):
-    right, true = np.moveaxis(rows, -2, 0)
-    return {"accuracy": right.sum(-1) / true.sum(-1).clip(1),
-            "by class": np.where(true > 0, right / true.clip(1), np.nan)}
-
-
-def colorization_row(truth, prediction, classes):
-    """RGB (H, W, 3) uint8 -> (8,): the picture's metrics, colourfulness and sharpness of the truth, and 1."""
-    true = as_batch(Image.fromarray(truth), truth.shape[:2], "cpu")
-    own = [0, 0, 100, 0, 0]  # a missing picture: the delta_e of black and white
-    if prediction is not None:
-        own = color_metrics(as_batch(Image.fromarray(prediction), truth.shape[:2], "cpu"), true).values()
-    return np.array([*map(float, own), float(color.colorfulness(true)), float(color.gradient_energy(true)), 1])
-
-
-def colorization_metrics(rows):
-    psnr, ssim, delta_e, colorful, sharp, true_colorful, true_sharp, number = np.moveaxis(rows, -1, 0)
-    return {"psnr": psnr / number, "ssim": ssim / number, "delta_e": delta_e / number,
-            "colorfulness_ratio": colorful / true_colorful.clip(1e-9), "sharpness_ratio": sharp / true_sharp.clip(1e-9)}
-
-
-ROW = {"segmentation": segmentation_row, "classification": classification_row, "colorization": colorization_row}
-COMPUTE = {"segmentation": segmentation_metrics, "classification": classification_metrics,
-           "colorization": colorization_metrics}
-
 # ---------------------------------------------------------------------------------------------------------------------
-# Grading: the truth, and submissions, which come from strangers
+# The truth, and submissions, which come from strangers
 
 MAX_FILES, MAX_FILE, MAX_BYTES, MAX_RATIO = 10_000, 64 << 20, 2 << 30, 200  # of a submission
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF",
@@ -408,7 +311,7 @@ def run_checkpoint(truth, path, device, dtype):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Grading: one submission
+# One submission
 
 
 def is_checkpoint(path):
@@ -506,71 +409,7 @@ def grade_all(truth, paths, device, dtype):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Grading: the pages
-
-STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1rem auto; padding: 0 1rem }
-h1, h2, h3 { line-height: 1.2 } h1, h2, h3, li, figcaption, code { overflow-wrap: anywhere }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-td, th { padding: .3rem .6rem; border-bottom: 1px solid #8885; text-align: right; vertical-align: baseline }
-td { white-space: nowrap } td.text { white-space: normal; min-width: 6rem }
-td:first-child, th:first-child, .text { text-align: left }
-.sortable th { cursor: pointer; text-decoration: underline dotted }
-.shaded { background: color-mix(in srgb, #3a9d6e calc(var(--share) * .6), transparent) }
-figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 100% } figure img { max-width: 100%; display: block }
-figcaption { font-size: .8rem }
-@media (max-width: 30rem) { td, th { padding: .3rem .25rem } td.text { min-width: 5rem } }
-@media print { body { max-width: none; font-size: 10pt; print-color-adjust: exact } .wide { overflow: visible }
-  figure, tr { break-inside: avoid } h2, h3 { break-after: avoid } figure img { max-height: 10cm } }
-"""
-SORT = """
-document.querySelectorAll(".sortable th").forEach(th => th.onclick = () => {
-  const body = th.closest("table").tBodies[0], sign = th.dataset.sign = -(th.dataset.sign || 1);
-  const text = row => row.cells[th.cellIndex].textContent;
-  const number = row => isNaN(parseFloat(text(row))) ? -1 : parseFloat(text(row));
-  body.append(...[...body.rows].sort((a, b) => sign * (number(a) - number(b) || text(a).localeCompare(text(b)))));
-});
-"""
-
-
-def cell(value, shaded=False):
-    """A table's cell. A pair is a link: (text, address). Nothing but numbers goes in unescaped."""
-    if isinstance(value, tuple):
-        return f'<td class="text"><a href="{html.escape(value[1])}">{html.escape(value[0])}</a></td>'
-    if isinstance(value, float):
-        shade = f' class="shaded" style="--share: {value:.0%}"' if shaded else ""
-        return f"<td{shade}>{value:.3f}</td>"
-    kind = ' class="text"' if isinstance(value, str) else ""
-    return f"<td{kind}>{'-' if value is None else html.escape(str(value))}</td>"
-
-
-def table(rows, name="", shaded=False):
-    """Dicts with equal keys -> an HTML table."""
-    if not rows:
-        return ""
-    kinds = [' class="text"' if isinstance(value, (str, tuple)) else "" for value in rows[0].values()]
-    head = "".join(f"<th{kind}>{html.escape(key.replace('_', ' '))}</th>" for key, kind in zip(rows[0], kinds))
-    body = "\n".join("<tr>" + "".join(cell(value, shaded) for value in row.values()) + "</tr>" for row in rows)
-    return (f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody></table></div>")
-
-
-def figures(worst):
-    return "".join(f'<figure><img src="{uri}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
-                   for caption, uri in worst)
-
-
-def page(title, *parts):
-    """A whole HTML document that needs nothing else. The parts are HTML, the title is text."""
-    title = html.escape(title)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n" + "\n".join(parts) + "\n</body></html>\n")
-
-
-def format_interval(low, high):
-    return f"{low:.3f}\u00a0to\u00a0{high:.3f}"  # on one line, also in a narrow column
+# The pages
 
 
 def full_points(truth):

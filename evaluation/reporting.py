@@ -23,7 +23,8 @@ import utils
 from data import InputError, color
 from data.sources import open_data
 from evaluate import lightness_and_ab, paint
-from evaluation.grading import page, segmentation_metrics, segmentation_row, table
+from evaluation.counts import segmentation_metrics, segmentation_row
+from evaluation.pages import page, table
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The report: the runs that it needs

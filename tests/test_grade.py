@@ -18,6 +18,7 @@ import utils
 from data import InputError
 from data.images import NO_CLASS, VOID
 from evaluation import grading
+from evaluation.counts import segmentation_metrics, segmentation_row
 
 ROOT = Path(__file__).resolve().parents[1]
 COLORS = np.zeros((256, 3), np.uint8)
@@ -185,7 +186,7 @@ def test_rows_equal_our_metrics(classes, shape):
     truth, prediction = blocks.repeat(6, 1).repeat(6, 2)[:, : shape[0], : shape[1]]
     prediction = np.where(rng.random(shape) < 0.05, rng.integers(0, classes, shape), prediction).astype(np.uint8)
     truth = np.where(rng.random(shape) < 0.01, VOID, truth).astype(np.uint8)
-    row = grading.segmentation_row(truth, prediction, classes)
+    row = segmentation_row(truth, prediction, classes)
     confusion, boundary = utils.ConfusionMatrix(classes), utils.BoundaryF1(classes)
     t, p = torch.from_numpy(truth.astype(np.int64))[None], torch.from_numpy(prediction.astype(np.int64))[None]
     confusion.update(t, p)
@@ -193,12 +194,12 @@ def test_rows_equal_our_metrics(classes, shape):
     counts = confusion.counts.numpy()
     assert (row[:3] == [counts.diagonal(), counts.sum(1), counts.sum(0)]).all()
     assert (row[3:] == boundary.counts.numpy()).all()
-    ours, theirs = grading.segmentation_metrics(row.astype(float)), confusion.compute()
+    ours, theirs = segmentation_metrics(row.astype(float)), confusion.compute()
     assert [float(ours[key]) for key in ("miou", "pixel_accuracy", "frequency_weighted_iou")] == pytest.approx(
         [theirs[key] for key in ("miou", "pixel_accuracy", "frequency_weighted_iou")])
     assert float(ours["boundary_f1"]) == pytest.approx(boundary.compute())
-    missing = grading.segmentation_row(truth, None, classes)
-    assert (missing == grading.segmentation_row(truth, np.full(shape, NO_CLASS, np.uint8), classes)).all()
+    missing = segmentation_row(truth, None, classes)
+    assert (missing == segmentation_row(truth, np.full(shape, NO_CLASS, np.uint8), classes)).all()
     assert not missing[[0, 2, 3, 5, 6]].any() and (missing[1] == counts.sum(1)).all()
 
 
