@@ -179,6 +179,24 @@ def test_resumed_equals_uninterrupted(run, here, request, caches, script, data, 
     assert hashes(here / "parts") == hashes(here / "whole")
 
 
+def test_slow_saves_are_made_less_often_and_lose_nothing(run, here, street, caches, monkeypatch):
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 4)
+    assert run(*words, "--out", "often")[0] == 0
+    save, saved = utils.Run.save_state, []
+
+    def slow(self):
+        save(self)
+        saved.append(self.epoch)
+        self.save_seconds = 1e9
+
+    monkeypatch.setattr(utils.Run, "save_state", slow)
+    assert run(*words, "--out", "seldom")[0] == 0
+    assert saved == [1, 4]
+    assert hashes(here / "seldom") == hashes(here / "often")
+    best, same = (torch.load(here / name / "best.pt", weights_only=True)["weights"] for name in ("often", "seldom"))
+    assert all(torch.equal(best[key], same[key]) for key in best)
+
+
 def test_a_damaged_checkpoint_is_passed_over(run, here, street, caches):
     words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out", "run")
     assert run(*words, "--epochs", 2)[0] == 0
