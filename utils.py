@@ -127,8 +127,11 @@ def run_main(main, parser):
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
         code = main(args)
-    except BaseException as error:
+    except SystemExit as error:  # asked by a signal: all processes leave, after the same step
         traceback.clear_frames(error.__traceback__)  # ends the loops that were left, and so their loader processes
+        code = error.code
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
         if isinstance(error, KeyboardInterrupt):
             sys.exit(130)
         advice = None
