@@ -127,7 +127,7 @@ def run_main(main, parser):
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
         code = main(args)
-    except SystemExit as error:  # asked by a signal: all processes leave, after the same step
+    except SystemExit as error:  # a signal's, after the same step in all processes, or a dry run's
         traceback.clear_frames(error.__traceback__)  # ends the loops that were left, and so their loader processes
         code = error.code
     except BaseException as error:
@@ -753,6 +753,10 @@ class Run:
         """What is scored: the averaged weights where there are any."""
         return self.module if self.average is None else self.average
 
+    @property
+    def steps_done(self):
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
     def open_folder(self, assignment):
         """Make the folder, or go on with what it holds; an older run is moved aside, never overwritten."""
         if self.args.resume:
@@ -793,8 +797,8 @@ class Run:
         for number in STOPPING:
             signal.signal(number, self.request_stop)
         total = self.args.epochs * self.steps_per_epoch * self.batch_size
-        done = (self.epoch * self.steps_per_epoch + self.step_in_epoch) * self.batch_size
-        self.bar = tqdm(total=total, initial=done, unit="img", disable=None, dynamic_ncols=True, smoothing=0.05)
+        self.bar = tqdm(total=total, initial=self.steps_done * self.batch_size, unit="img", disable=None,
+                        dynamic_ncols=True, smoothing=0.05)
         while self.epoch < self.args.epochs:
             yield self.epoch
             if self.asked_to_stop():
@@ -868,8 +872,7 @@ class Run:
         self.scaler.update()
         self.schedule.step()
         if self.average is not None:
-            done = self.epoch * self.steps_per_epoch + self.step_in_epoch
-            update_average(self.average, self.module, self.args.ema, done)
+            update_average(self.average, self.module, self.args.ema, self.steps_done)
         self.loss_sum += loss.detach()
 
     def show_loss(self):
@@ -992,7 +995,7 @@ class Run:
             raise ValueError("its counters disagree")
         if not all(isinstance(value, (int, float)) for row in self.history for value in row.values()):
             raise ValueError("its history holds more than numbers")
-        done = self.epoch * self.steps_per_epoch + self.step_in_epoch
+        done = self.steps_done
         self.schedule.load_state_dict(self.schedule.state_dict() | {
             "last_epoch": done, "_step_count": done + 1, "_last_lr": [group["lr"] for group in own["param_groups"]]})
         self.scaler.load_state_dict(state["scaler"])
