@@ -22,8 +22,9 @@ RECIPES = {
     "best": dict(epochs=44, batch_size=16, optimizer="adamw", lr=2e-3, schedule="linear", weight_decay=0.01, width=64,
                  ema=0.98, dice=1.0, balance=0.5, small=0.5,
                  augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
+    "camvid": dict(batch_size=8),  # of few pictures, many small steps make more than few large ones
     ("camvid", "fcn32"): dict(epochs=100),
-    "scenes": dict(epochs=12),
+    "scenes": dict(epochs=12, batch_size=8),
     ("scenes", "unet"): dict(width=16),
 }
 
