@@ -730,7 +730,7 @@ class Run:
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.average = copy.deepcopy(model) if args.ema else None
-        if args.ema:  # listed once: to walk through the network at every step would take as long as the update
+        if args.ema:  # listed once: a walk through the network at every step would keep a GPU waiting
             self.averages, self.values = averaged_tensors(self.average), averaged_tensors(model)
         self.autocast = autocast(device, dtype)
         self.may_compile = args.compile == "auto" and device.type == "cuda" and not args.deterministic
