@@ -28,9 +28,10 @@ CLASS_STEP = 20  # side of a colour class in ab; with the paper's 10 the loss wo
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, target="rgb", augment=dict(flip=0.5)),
-    "best": dict(epochs=30, batch_size=16, optimizer="adamw", lr=1e-3, schedule="onecycle", weight_decay=0.01, width=32,
+    "best": dict(epochs=30, batch_size=16, optimizer="adamw", lr=1e-3, schedule="linear", weight_decay=0.01, width=32,
                  ema=0.98, target="lab", augment=dict(flip=0.5, scale=(0.9, 1.4))),
-    "scenes": dict(epochs=24, width=16),
+    "camvid": dict(batch_size=8),
+    "scenes": dict(epochs=24, batch_size=8, width=16),
     "cifar10": dict(epochs=20, batch_size=128, lr=2e-3, width=16, augment=dict(flip=0.5, shift=0.125)),
 }
 
