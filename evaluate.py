@@ -177,12 +177,12 @@ def lightness_and_ab(rgb):
 def paint(output, lightness, about):
     """A network's output and its input -> the coloured picture (B, 3, H, W) float in [0, 1].
 
-    `about` says what the output means: the picture, its ab (times a gain, because a network that minimizes a distance
-    predicts averages, and averages are pale), or classes of ab, of which the annealed mean is taken.
+    `about` says what the output means: the picture's logits, its ab (times a gain, because a network that minimizes a
+    distance predicts averages, and averages are pale), or classes of ab, of which the annealed mean is taken.
     """
     output = output.float()
     if about["target"] == "rgb":
-        return output.clamp(0, 1)
+        return output.sigmoid()  # a clamp leaves coloured specks where bright skies overshoot by more than their colour
     if about["centers"] is not None:
         ab = color.decode_ab(output, torch.tensor(about["centers"], device=output.device))
     else:

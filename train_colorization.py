@@ -42,7 +42,7 @@ def colorization_loss(output, rgb, target, loss, classes):
     output (B, C, H, W) float, rgb (B, 3, H, W) float in [0, 1], classes as training_colors gives them.
     """
     if target == "rgb":
-        wanted = rgb
+        output, wanted = output.sigmoid(), rgb
     else:
         _, wanted = lightness_and_ab(rgb)
     if loss == "l1":
