@@ -7,6 +7,7 @@
 """
 import argparse
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,24 +26,28 @@ from data.sources import open_data, read_image
 
 
 @torch.inference_mode()
-def score_segmentation(model, split, classes, device, autocast, batch_size=32, workers=0, outlines=True):
-    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and iou, a dict by class."""
+def score_segmentation(model, split, classes, device, autocast, outlines=True):
+    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and iou, a dict by class.
+
+    model: (B, 3, H, W) float, normalized -> logits (B, K, H, W). Without `outlines` no boundary_f1, which takes time.
+    """
     model.eval()
-    confusion, boundary = utils.ConfusionMatrix(len(classes)), utils.BoundaryF1(len(classes))
-    for images, masks, _, _ in utils.batches(split, batch_size, device, workers=workers):
+    confusion, counts = utils.ConfusionMatrix(len(classes)), []
+    for images, masks, _, _ in utils.batches(split, 32, device):
         with autocast():
             prediction = model(utils.normalize(images.float() / 255)).argmax(1)
         confusion.update(masks, prediction)
         if outlines:
-            boundary.update(masks, prediction)
+            pairs = zip(masks.cpu().numpy(), prediction.byte().cpu().numpy())
+            counts += [utils.outline_counts(*pair, len(classes)) for pair in pairs]
     scores = confusion.compute()
     scores["iou"] = dict(zip(classes, scores["iou"]))
-    return scores | ({"boundary_f1": boundary.compute()} if outlines else {})
+    return scores | ({"boundary_f1": float(utils.boundary_f1(sum(utils.gather(counts))))} if outlines else {})
 
 
 def print_segmentation(scores):
     """A row a class, then the means."""
-    width = max(len(name) for name in scores["iou"]) + 2
+    width = max(map(len, ("class", *scores["iou"]))) + 2
     print(f"{'class':<{width}}IoU")
     for name, iou in scores["iou"].items():
         print(f"{name:<{width}}{'-' if iou is None else format(iou, '.4f')}")
@@ -108,12 +113,12 @@ def class_probabilities(model, images, mirror):
 
 
 @torch.inference_mode()
-def score_classification(model, about, split, device, autocast, batch_size=256):
+def score_classification(model, about, split, device, autocast):
     """accuracy with its 95% interval, top5, per_class, and what the pictures draw: confusion, and the probabilities
     (N, K) of every sample."""
     model.eval()
     classes, probabilities, labels = about["classes"], [], []
-    for images, targets, _, _ in utils.batches(split, batch_size, device):
+    for images, targets, _, _ in utils.batches(split, 256, device):
         with autocast():
             probabilities.append(class_probabilities(model, images.float() / 255, about["mirror"]).cpu())
         labels.append(targets.cpu())
@@ -133,13 +138,14 @@ def score_classification(model, about, split, device, autocast, batch_size=256):
 
 def print_classification(scores):
     """A row a class, then the means."""
-    width = max(len(name) for name in scores["per_class"]) + 2
+    width = max(map(len, ("class", *scores["per_class"]))) + 2
     print(f"{'class':<{width}}accuracy")
     for name, accuracy in scores["per_class"].items():
         print(f"{name:<{width}}{'-' if accuracy is None else format(accuracy, '.4f')}")
     low, high = scores["interval"]
     print(f"accuracy: {scores['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
-    print(f"top-5 accuracy: {scores['top5']:.4f}")
+    if len(scores["per_class"]) > 5:
+        print(f"top-5 accuracy: {scores['top5']:.4f}")
 
 
 def draw_classification(scores, split, classes, folder, count=12):
@@ -187,7 +193,18 @@ def paint(output, lightness, about):
         ab = color.decode_ab(output, torch.tensor(about["centers"], device=output.device))
     else:
         ab = output * (AB_UNIT * about["gain"])
+    return with_colors(lightness, ab)
+
+
+def with_colors(lightness, ab=None):
+    """The network's input (B, 1, H, W) and ab (B, 2, H, W), none for grey -> RGB (B, 3, H, W) float in [0, 1]."""
+    ab = torch.zeros_like(lightness).expand(-1, 2, -1, -1) if ab is None else ab
     return color.lab_to_rgb(torch.cat([50 * (lightness + 1), ab], 1))
+
+
+def to_pictures(rgb):
+    """RGB (B, 3, H, W) float in [0, 1] -> (B, H, W, 3) uint8, in numpy."""
+    return (255 * rgb).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def color_metrics(prediction, truth):
@@ -203,7 +220,7 @@ def color_metrics(prediction, truth):
 
 
 @torch.inference_mode()
-def score_colorization(model, about, split, device, autocast, criterion=None, baselines=False, batch_size=32):
+def score_colorization(model, about, split, device, autocast, criterion=None, baselines=False):
     """Means over a split: psnr, ssim, delta_e, and the ratios of colourfulness and sharpness to the truth's.
 
     With a `criterion` its loss too. With `baselines` also the same scores of grey and of the training set's mean
@@ -211,16 +228,15 @@ def score_colorization(model, about, split, device, autocast, criterion=None, ba
     """
     model.eval()
     loss, rows = 0.0, {name: [] for name in ("prediction", "truth", "grey", "mean colour")}
-    for images, _, _, _ in utils.batches(split, batch_size, device):
+    for images, _, _, _ in utils.batches(split, 32, device):
         rgb = images.float() / 255
         lightness, _ = lightness_and_ab(rgb)
         with autocast():
             output = model(lightness)
         painted = {"prediction": paint(output, lightness, about), "truth": rgb}
         if baselines:
-            for name, ab in (("grey", (0.0, 0.0)), ("mean colour", about["mean_ab"])):
-                ab = lightness.new_tensor(ab)[:, None, None].expand(len(rgb), 2, *rgb.shape[2:])
-                painted[name] = color.lab_to_rgb(torch.cat([50 * (lightness + 1), ab], 1))
+            mean = lightness.new_tensor(about["mean_ab"])[:, None, None].expand(len(rgb), 2, *rgb.shape[2:])
+            painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
         for name, picture in painted.items():
             rows[name].append(torch.stack(list(color_metrics(picture, rgb).values()), 1).cpu())
         loss += float(criterion(output, rgb)) * len(rgb) if criterion else 0.0
@@ -264,8 +280,8 @@ def predict_colorization(model, checkpoint, image, device):
         if checkpoint["target"] == "lab":
             part = image.crop((0, top, image.width, top + strip.shape[2]))
             own, _ = lightness_and_ab(as_batch(part, strip.shape[2:], device))
-            strip = color.lab_to_rgb(torch.cat([50 * (own + 1), color.rgb_to_lab(strip)[:, 1:]], 1))
-        strips.append((255 * strip[0]).round().byte().permute(1, 2, 0).cpu().numpy())
+            strip = with_colors(own, color.rgb_to_lab(strip)[:, 1:])
+        strips.append(to_pictures(strip)[0])
     return Image.fromarray(np.concatenate(strips))
 
 
@@ -280,8 +296,10 @@ def other_run(folder):
             configs.append(dict(json.loads((run / "config.json").read_text())["settings"]))
         except (OSError, ValueError, LookupError, TypeError):  # not as a run leaves it: nothing to compare with
             return None
-    same = ("data", "size", "target", "loss", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed")
-    return folder.with_name(name) if all(configs[0].get(key) == configs[1].get(key) for key in same) else None
+    keys = ("data", "size", "target", "loss", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed",
+            "skips")
+    return folder.with_name(name) if [key for key in keys if configs[0].get(key) != configs[1].get(key)] == ["skips"] \
+        else None
 
 
 @torch.inference_mode()
@@ -290,16 +308,14 @@ def draw_colorization(folder, split, device, path, count=6):
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
     rgb = torch.from_numpy(np.asarray(split.images[chosen])).to(device).float() / 255
     lightness, _ = lightness_and_ab(rgb)
-    grey = color.lab_to_rgb(torch.cat([50 * (lightness + 1), torch.zeros_like(rgb[:, :2])], 1))
-    columns = {"grey": grey}
+    columns = {"grey": with_colors(lightness)}
     runs = [run for run in (folder, other_run(folder)) if run]
     for run in sorted(runs, key=lambda run: run.name.endswith("-noskips")):
         model, about = utils.load_for_inference(run, device, torch.float32)
         title = "with skips" if about["network"].get("skips", True) else "without skips"
         columns[title] = paint(model(lightness), lightness, about)
     columns["truth"] = rgb
-    pictures = [(255 * column).round().byte().permute(0, 2, 3, 1).cpu().numpy() for column in columns.values()]
-    utils.plot_rows(list(zip(*pictures)), list(columns), path)
+    utils.plot_rows(list(zip(*map(to_pictures, columns.values()))), list(columns), path)
 
 
 def compare_colorization(folder):
@@ -351,9 +367,12 @@ def predict(args):
     """Write a mask and an overlay, or the colours, for each picture, or labels.csv; a bad picture stops no other."""
     model, checkpoint, device, autocast = open_run(args)
     folder = Path(args.out)
+    if any(Path(path).resolve().parent == folder.resolve() for path in args.images):
+        raise InputError(f"--out {args.out}: the pictures' own folder, where they might be overwritten; give another")
     folder.mkdir(parents=True, exist_ok=True)
     used = set()
     names = [unused(Path(path).stem, used) for path in args.images]
+    shared = {name for name, times in Counter(Path(path).name for path in args.images).items() if times > 1}
 
     def predict_one(path, name):
         """The row of labels.csv, if any, and what is wrong with the picture, if anything."""
@@ -375,7 +394,8 @@ def predict(args):
         for label, problem in tqdm(pool.map(predict_one, args.images, names), total=len(names), unit="img",
                                    disable=None):
             if label:
-                labels.append(label)
+                path = Path(label["name"])  # class/file where two folders hold a file of that name
+                labels.append(label | {"name": f"{path.parent.name}/{path.name}" if path.name in shared else path.name})
             if problem:
                 failures += 1
                 utils.refuse(problem)
@@ -391,7 +411,7 @@ def predict_picture(model, checkpoint, image, device, folder, name, path):
     """Predict one PIL picture and write what comes of it; of a classifier, return the row of labels.csv."""
     if checkpoint["task"] == "classification":
         label, probability = predict_classification(model, checkpoint, image, device)
-        return {"name": Path(path).name, "label": label, "probability": f"{probability:.4f}"}
+        return {"name": path, "label": label, "probability": f"{probability:.4f}"}
     if checkpoint["task"] == "colorization":
         utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
         return None
@@ -431,7 +451,7 @@ def get_args_parser():
     sub.add_argument("--size", type=utils.positive_int, nargs=2, metavar=("H", "W"), help="default: the run's")
     sub.add_argument("--split", choices=("train", "val", "test"), default="test")
 
-    sub = command(predict, "masks for anyone's own pictures")
+    sub = command(predict, "masks, colours or labels for anyone's own pictures")
     sub.add_argument("run", help="a run's folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE")
     sub.add_argument("--out", required=True, help="the folder to write to")

@@ -26,7 +26,6 @@ import numpy as np
 import PIL
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 import torchvision
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader
@@ -74,15 +73,15 @@ def get_args_parser(description, models, out):
     add("--lr", type=positive_float)
     add("--optimizer", choices=OPTIMIZERS)
     add("--schedule", choices=SCHEDULES)
-    add("--weight-decay", type=float)
+    add("--weight-decay", type=not_negative(float))
     add("--width", type=positive_int, help="channels of the first layer")
-    add("--workers", type=int, help="loader processes (default: 4, fewer where there is nothing to load)")
+    add("--workers", type=not_negative(int), help="loader processes (default: 4, fewer where there is nothing to load)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     add("--compile", choices=("auto", "on", "off"), default="auto",
         help="torch.compile (auto: on CUDA, where more than 10 minutes are left after an epoch)")
-    add("--seed", type=int, default=0)
+    add("--seed", type=not_negative(int), default=0)
     add("--out", help=f"the run's folder (default: {out})")
     add("--resume", action="store_true", help="go on from the run's last checkpoint")
     add("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
@@ -105,11 +104,24 @@ def positive_float(text):
     return value
 
 
+def not_negative(kind):
+    """An argument type: an int or float that is 0 or more."""
+    def parse(text):
+        value = kind(text)
+        if not 0 <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is negative or no number")
+        return value
+
+    parse.__name__ = kind.__name__  # which argparse calls an argument of that is no number at all
+    return parse
+
+
 def fill_in(args, recipes, data):
     """Settle every setting that the command line left open, from the recipe for this data set."""
     recipe = recipes["report"]
     if args.recipe == "best":
-        recipe = recipes["best"] | recipes.get(data.name, {}) | recipes.get((data.name, args.model), {})
+        own = {} if data.name in ("best", "report") else recipes.get(data.name, {})  # so may a folder be called
+        recipe = recipes["best"] | own | recipes.get((data.name, args.model), {})
     for key, value in recipe.items():
         if getattr(args, key, None) is None:
             setattr(args, key, value)
@@ -135,7 +147,7 @@ def run_main(main, parser):
         if isinstance(error, KeyboardInterrupt):
             sys.exit(130)
         advice = None
-        if isinstance(error, (InputError, OSError, RuntimeError, MemoryError)):
+        if isinstance(error, (InputError, OSError, RuntimeError, MemoryError, ValueError)):
             advice = explain(error, args)
         if args.debug or advice is None:
             raise
@@ -150,6 +162,8 @@ def explain(error, args):
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ValueError) and "more than 1 value per channel" in text:
+        return "one value a channel is too few for batch norm: try a larger --batch-size or --size"
     if isinstance(error, (InputError, OSError)):
         return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
     short_of_memory = "allocate memory" in text or "MemoryError" in text  # the latter from a loader process
@@ -865,8 +879,9 @@ class Run:
         print(f"one batch of {self.batch_size} went through the network: loss {loss:.3f}")
         print(f"memory: {peak_memory_mb(self.device):.0f} MB at most on {self.device}")
         total = self.args.epochs * self.steps_per_epoch * each
+        smaller = " at most, since the first epochs are at a smaller size;" if getattr(self.args, "small", 0) else ","
         print(f"time: {each:.2f} s a step, {self.steps_per_epoch} steps an epoch, {self.args.epochs} epochs: about "
-              f"{total / 60:.0f} minutes of training, validation not counted")
+              f"{total / 60:.0f} minutes of training{smaller} validation not counted")
         sys.exit(0)
 
     def step(self, loss):
@@ -1023,17 +1038,18 @@ class Run:
 
     def finish(self, metrics):
         """Write summary.json and curves.png, and return the summary."""
-        args = self.args
+        args, memory = self.args, peak_memory_mb(self.device)
         summary = {
             "task": self.about["task"], "model": args.model, "data": self.about["data"], "size": list(args.size),
             "seed": args.seed, "epochs": args.epochs, "best_epoch": self.best["epoch"],
             "parameters": sum(p.numel() for p in self.module.parameters()),
             "gflops_per_image": round(count_gflops(self.about["network"], args.size), 3),
             "images_per_second": round(self.steady[0] / self.steady[1], 2) if self.steady[1] else None,
-            "peak_memory_mb": round(peak_memory_mb(self.device)), "train_seconds": round(self.seconds, 1),
+            "peak_memory_mb": None if math.isnan(memory) else round(memory), "train_seconds": round(self.seconds, 1),
             "metrics": metrics}
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2))
         plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
+        print(f"weights, scores and pictures: {self.folder}")
         return summary
 
 
@@ -1048,7 +1064,7 @@ def describe_machine(device):
 
 
 def peak_memory_mb(device):
-    """The most memory in use so far, in MB: the GPU's, or the process's where there is none."""
+    """The most memory in use so far, in MB: the GPU's, or the process's where there is none; nan on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if resource is None:
@@ -1098,39 +1114,59 @@ def wilson_interval(hits, count, z=1.96):
     return max((middle - half) / (1 + spread), 0.0), min((middle + half) / (1 + spread), 1.0)
 
 
-class BoundaryF1:
-    """How well outlines are met (Csurka et al. 2013, as used for SegNet): F1 of boundary pixels that have one of the
-    other's within `tolerance`, a share of the image's diagonal. Counted a class over the whole split."""
+def outline_counts(truth, prediction, classes, tolerance=0.0075):
+    """Masks (H, W) uint8 -> (4, K), boundary pixels by class: truth's met and in all, the prediction's met and in all.
 
-    def __init__(self, classes, tolerance=0.0075):
-        self.classes, self.tolerance = classes, tolerance
-        self.counts = torch.zeros(4, classes, dtype=torch.int64)  # truth met, truth, prediction met, prediction
+    Met is one that has one of the other's within `tolerance`, a share of the picture's diagonal (Csurka et al. 2013, as
+    used for SegNet). The picture's edge is no boundary, and what only borders on void is not counted. All classes are
+    looked at together: a pixel is a word with a bit a class.
+    """
+    radius = max(1, round(tolerance * math.hypot(*truth.shape)))
+    inner = neighbourhood(np.minimum, truth != VOID)
+    outlines = [inner & (neighbourhood(np.maximum, mask) != neighbourhood(np.minimum, mask))
+                for mask in (truth, prediction)]
+    met = np.zeros((2, *truth.shape), bool)
+    for first in range(0, classes, 64):
+        number = min(classes - first, 64)
+        bits = np.zeros(256, np.min_scalar_type((1 << number) - 1))
+        bits[first : first + number] = [1 << i for i in range(number)]
+        true, predicted = (bits[mask] * outline for mask, outline in zip((truth, prediction), outlines))
+        met[0] |= (true & dilate(predicted, radius)) != 0
+        met[1] |= (predicted & dilate(true, radius)) != 0
+    chosen = truth[met[0]], truth[outlines[0]], prediction[met[1]], prediction[outlines[1]]
+    return np.stack([np.bincount(ids, minlength=256)[:classes] for ids in chosen])
 
-    def update(self, truth, prediction):
-        """truth and prediction: (B, H, W) integer tensors. Outlines that only border on void are not counted."""
-        valid = truth != VOID
-        inner = -F.max_pool2d(-valid[:, None].float(), 3, stride=1, padding=1) > 0
-        radius = max(1, round(self.tolerance * math.hypot(*truth.shape[-2:])))
-        y, x = torch.meshgrid(*[torch.arange(-radius, radius + 1, device=truth.device)] * 2, indexing="ij")
-        disc = (y**2 + x**2 <= radius**2).float()[None, None]
-        for k in range(self.classes):  # a class at a time keeps the memory of large pictures small
-            a, b = (self.outline(mask[:, None] == k) & inner for mask in (truth, prediction))
-            met_a = a & (F.conv2d(b.float(), disc, padding=radius) > 0.5)
-            met_b = b & (F.conv2d(a.float(), disc, padding=radius) > 0.5)
-            self.counts[:, k] += torch.stack([met_a.sum(), a.sum(), met_b.sum(), b.sum()]).cpu()
 
-    @staticmethod
-    def outline(mask):
-        """The pixels of a (B, 1, H, W) bool mask that touch its outside; the picture's edge is no outline."""
-        return mask & (F.max_pool2d((~mask).float(), 3, stride=1, padding=1) > 0)
+def neighbourhood(extreme, picture):
+    """np.minimum or np.maximum over each pixel's 3x3 neighbourhood, as far as that lies in the picture."""
+    for _ in range(2):
+        result = picture.copy()
+        extreme(result[1:], picture[:-1], out=result[1:])
+        extreme(result[:-1], picture[1:], out=result[:-1])
+        picture = result.T
+    return picture
 
-    def compute(self):
-        """The mean over the classes that are in truth or prediction."""
-        met_truth, truth, met_prediction, prediction = sum(gather([self.counts])).double()
-        recall, precision = met_truth / truth.clamp(min=1), met_prediction / prediction.clamp(min=1)
-        f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-        seen = truth + prediction > 0
-        return float(f1[seen].mean()) if seen.any() else 0.0
+
+def dilate(bits, radius):
+    """OR over a disc around each pixel, built from its narrow top rows to its wide middle one."""
+    height, wide, result, reach = len(bits), bits.copy(), np.zeros_like(bits), 0
+    for y in range(radius, -1, -1):
+        while (reach + 1) ** 2 <= radius**2 - y**2:
+            reach += 1
+            wide[:, reach:] |= bits[:, :-reach]
+            wide[:, :-reach] |= bits[:, reach:]
+        rest = max(height - y, 0)
+        result[y:] |= wide[:rest]
+        result[:rest] |= wide[y:]
+    return result
+
+
+def boundary_f1(counts):
+    """Sums of outline_counts (..., 4, K) -> the mean of F1 (...) over the classes that are in truth or prediction."""
+    met_truth, truth, met_prediction, prediction = np.moveaxis(counts, -2, 0)
+    recall, precision = met_truth / truth.clip(1), met_prediction / prediction.clip(1)
+    f1 = 2 * precision * recall / (precision + recall).clip(1e-12)
+    return f1.sum(-1) / (truth + prediction > 0).sum(-1).clip(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 import utils
-from data import InputError, cache, color, sources
+from data import InputError, cache, sources
 from data.images import NO_CLASS, VOID, as_ids, decode_mask, infer_classes, read_image, show, some, stop
 from evaluate import (
     as_batch,
@@ -38,7 +38,9 @@ from evaluate import (
     predict_classification,
     predict_colorization,
     predict_segmentation,
+    to_pictures,
     unused,
+    with_colors,
 )
 from evaluation.counts import COMPUTE, ROW
 from evaluation.pages import SORT, figures, format_interval, page, table
@@ -516,8 +518,7 @@ def grade(args):
 def grey_pictures(truth):
     for index, target in enumerate(truth.targets):
         lightness, _ = lightness_and_ab(as_batch(Image.fromarray(target), target.shape[:2], "cpu"))
-        grey = color.lab_to_rgb(torch.cat([50 * (lightness + 1), torch.zeros(1, 2, *target.shape[:2])], 1))
-        yield index, (255 * grey[0]).round().byte().permute(1, 2, 0).numpy()
+        yield index, to_pictures(with_colors(lightness))[0]
 
 
 def add_grade_arguments(sub):
@@ -526,5 +527,5 @@ def add_grade_arguments(sub):
     sub.add_argument("--truth", required=True, help="the folder of one split, as for training")
     sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: by the report)')
     sub.add_argument("--missing", choices=("zero", "refuse"), default="zero", help="what a missing picture is worth")
-    sub.add_argument("--seed", type=int, default=0, help="of the bootstrap samples")
+    sub.add_argument("--seed", type=utils.not_negative(int), default=0, help="of the bootstrap samples")
     sub.add_argument("--out", required=True, help="the folder to write to")

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 import utils
-from data import InputError, color
+from data import InputError
 from data.sources import open_data
-from evaluate import lightness_and_ab, paint
+from evaluate import lightness_and_ab, paint, to_pictures, with_colors
 from evaluation.counts import segmentation_metrics, segmentation_row
 from evaluation.pages import page, table
 
@@ -349,8 +349,7 @@ def draw_predictions(results, data, counts, device, dtype, out):
     images, masks = (np.stack([np.asarray(array[i]) for i in chosen]) for array in (split.images, split.targets))
     rgb = torch.from_numpy(images).to(device).float() / 255
     lightness, _ = lightness_and_ab(rgb)
-    grey = color.lab_to_rgb(torch.cat([50 * (lightness + 1), torch.zeros_like(rgb[:, :2])], 1))
-    rgb_pictures, grey_pictures = to_pictures(rgb), to_pictures(grey)
+    rgb_pictures, grey_pictures = to_pictures(rgb), to_pictures(with_colors(lightness))
     figures = []
     for name, title in (("fcn32", "Segmentation with FCN-32"), ("unet", "Segmentation with U-Net"),
                         ("skips", "Colorization with skips"), ("noskips", "Colorization without skips")):
@@ -368,11 +367,6 @@ def draw_predictions(results, data, counts, device, dtype, out):
                         legend=list(zip(data.classes, data.colors)) if is_segmentation else ())
         figures.append((file, f"{title}. {rule}"))
     return figures
-
-
-def to_pictures(batch):
-    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8"""
-    return (255 * batch).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def draw_curves(results, cells, out):

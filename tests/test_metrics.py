@@ -1,12 +1,16 @@
-"""Metrics against torchmetrics and by hand: void, absent classes, batches of any size."""
+"""Metrics against torchmetrics, SciPy and by hand: void, absent classes, batches of any size."""
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from scipy import ndimage
 
 from data.sources import VOID
 from train_segmentation import segmentation_loss
-from utils import BoundaryF1, ConfusionMatrix
+from utils import ConfusionMatrix, boundary_f1, outline_counts
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,31 +44,51 @@ def test_nothing_but_void_scores_zero():
     assert confusion.compute()["miou"] == 0.0
 
 
+def street(classes, shape):
+    """Truth with a little void and a prediction unlike it, of rectangles, so that there are boundaries."""
+    rng = np.random.default_rng(classes)
+    blocks = rng.integers(0, classes, (2, shape[0] // 6 + 1, shape[1] // 6 + 1)).astype(np.uint8)
+    truth, prediction = blocks.repeat(6, 1).repeat(6, 2)[:, : shape[0], : shape[1]]
+    prediction = np.where(rng.random(shape) < 0.05, rng.integers(0, classes, shape), prediction).astype(np.uint8)
+    return np.where(rng.random(shape) < 0.01, VOID, truth).astype(np.uint8), prediction
+
+
+@pytest.mark.parametrize("classes, shape", [(4, (48, 64)), (11, (360, 480)), (70, (33, 7)), (2, (1, 9))])
+def test_outline_counts_equal_scipy(classes, shape):
+    """Also for more classes than a word has bits, and pictures smaller than the disc."""
+    truth, prediction = street(classes, shape)
+    radius = max(1, round(0.0075 * math.hypot(*shape)))
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    inner = ndimage.binary_erosion(truth != VOID, np.ones((3, 3)), border_value=1)
+    counts = []
+    for k in range(classes):
+        a, b = (inner & (mask == k) & ndimage.binary_dilation(mask != k, np.ones((3, 3)))
+                for mask in (truth, prediction))
+        near_a, near_b = (ndimage.binary_dilation(outline, x**2 + y**2 <= radius**2) for outline in (a, b))
+        counts.append([(a & near_b).sum(), a.sum(), (b & near_a).sum(), b.sum()])
+    assert (outline_counts(truth, prediction, classes).T == counts).all()
+
+
 def square(left, size=200):
-    mask = torch.zeros(1, size, size, dtype=torch.long)
-    mask[:, 50:150, left : left + 100] = 1
+    mask = np.zeros((size, size), np.uint8)
+    mask[50:150, left : left + 100] = 1
     return mask
-
-
-def boundary_f1(truth, prediction):
-    metric = BoundaryF1(2)
-    metric.update(truth, prediction)
-    return metric.compute()
 
 
 def test_boundary_f1_forgives_what_is_within_the_tolerance():
     """0.75% of the diagonal of 200x200 is 2 pixels; farther off, an edge is lost, though mIoU hardly moves."""
-    assert boundary_f1(square(40), square(40)) == 1.0
-    assert boundary_f1(square(40), square(42)) == 1.0
-    assert 0.4 < boundary_f1(square(40), square(45)) < 0.7  # the top and bottom edges still meet, the sides do not
-    assert boundary_f1(square(40), torch.zeros(1, 200, 200, dtype=torch.long)) == 0.0
+    assert boundary_f1(outline_counts(square(40), square(40), 2)) == 1.0
+    assert boundary_f1(outline_counts(square(40), square(42), 2)) == 1.0
+    some = boundary_f1(outline_counts(square(40), square(45), 2))
+    assert 0.4 < some < 0.7  # the top and bottom edges still meet, the sides do not
+    assert boundary_f1(outline_counts(square(40), np.zeros((200, 200), np.uint8), 2)) == 0.0
 
 
 def test_boundary_f1_leaves_void_out():
-    truth, prediction = square(40), square(60)
-    truth[:, :, 30:75] = VOID
-    truth[:, :, 125:175] = VOID
-    assert boundary_f1(truth, prediction) == 1.0
+    truth = square(40)
+    truth[:, 30:75] = VOID
+    truth[:, 125:175] = VOID
+    assert boundary_f1(outline_counts(truth, square(60), 2)) == 1.0
 
 
 def test_segmentation_loss_is_weighted_cross_entropy_and_dice():
