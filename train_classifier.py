@@ -56,7 +56,8 @@ def train(args):
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs():
-        size = data.size if epoch >= args.small * args.epochs else utils.shrink(data.size, multiple=8)
+        whole = args.dry_run or epoch >= args.small * args.epochs
+        size = data.size if whole else utils.shrink(data.size, multiple=8)
         for images, labels, draws in run.batches(data.splits["train"]):
             images, _ = augment(images, None, draws, size, **args.augment)
             with run.autocast():
@@ -83,34 +84,23 @@ def sweep(args):
     grid = SWEEP | dict(parse_axis(text) for text in args.sweep)
     folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
     cells = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    names = ["-".join(map(str, cell.values())) for cell in cells]
-    done = finished_cells(folder)
-    for number, (name, cell) in enumerate(zip(names, cells), 1):
-        print(f"sweep {number}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
-        if name not in done:
-            run, _ = train(cell_settings(args, cell, folder / name))
-            done[name] = {"run": name, **cell, "epochs": run.epoch, "val_accuracy": run.best["score"]}
-            utils.write_csv(folder / "sweep.csv", done.values())
-    rows = [done[name] for name in names]
+    rows = []
+    for cell in cells:
+        print(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
+        run, _ = train(cell_settings(args, cell, folder))  # of a finished cell nothing is left to train
+        rows.append({"run": run.folder.name, **cell, "epochs": run.epoch, "val_accuracy": run.best["score"]})
+        utils.write_csv(folder / "sweep.csv", rows)
     utils.plot_heat_map(rows, ("optimizer", "schedule"), ("lr", "batch_size"), "val_accuracy", folder / "sweep.png")
-    best = max(range(len(rows)), key=lambda i: float(rows[i]["val_accuracy"]))
-    print(f"best on val: {names[best]}, {float(rows[best]['val_accuracy']):.4f}; its test:")
-    test(*train(cell_settings(args, cells[best], folder / names[best])))  # finished: nothing is left to train
-
-
-def finished_cells(folder):
-    """The rows of an earlier sweep's table, by the name of the run."""
-    try:
-        return {row["run"]: row | {"val_accuracy": float(row["val_accuracy"])}
-                for row in utils.read_csv(folder / "sweep.csv")}
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{folder}/sweep.csv is damaged; remove it: the finished runs beside it are not trained again")
+    best = max(range(len(rows)), key=lambda i: rows[i]["val_accuracy"])
+    print(f"best on val: {rows[best]['run']}, {rows[best]['val_accuracy']:.4f}; its test:")
+    test(*train(cell_settings(args, cells[best], folder)))
 
 
 def cell_settings(args, cell, folder):
     """The command line's settings with a cell's in their place, going on where the cell was left."""
-    begun = (folder / "last.pt").exists() or (folder / "previous.pt").exists()
-    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
+    out = folder / "-".join(map(str, cell.values()))
+    begun = (out / "last.pt").exists() or (out / "previous.pt").exists()
+    return argparse.Namespace(**vars(args) | cell | {"out": str(out), "resume": begun})
 
 
 def parse_axis(text):

@@ -61,6 +61,8 @@ def class_weights(masks, classes, balance):
 def main(args):
     if args.model == "unet" and (args.pretrained or args.backbone):
         raise InputError("--pretrained and --backbone are for --model fcn32")
+    if args.pretrained and args.backbone:
+        raise InputError("--pretrained and --backbone are two ways to start from: give one")
 
     # 1. Data
     device, dtype = utils.setup(args)
@@ -82,7 +84,8 @@ def main(args):
         classifier, checkpoint = utils.load_run(args.backbone)
         if checkpoint["network"]["name"] not in BLOCKS:
             raise InputError(f"--backbone {args.backbone}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
-        network |= {"backbone": checkpoint["network"]["name"], "width": checkpoint["network"]["width"]}
+        args.width = checkpoint["network"]["width"]
+        network |= {"backbone": checkpoint["network"]["name"], "width": args.width}
     torch.manual_seed(args.seed)
     model = utils.build_network(network)
     if args.pretrained:
@@ -93,7 +96,8 @@ def main(args):
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model)
     for epoch in run.epochs():
-        size = args.size if epoch >= args.small * args.epochs else utils.shrink(args.size)
+        whole = args.dry_run or epoch >= args.small * args.epochs
+        size = args.size if whole else utils.shrink(args.size)
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
             with run.autocast():

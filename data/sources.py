@@ -219,6 +219,8 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, fail=stop)
             samples.targets = None
     hold_out(source, seed)
     source.size = source.size or usual_size(source)
+    if task == "colorization" and min(source.size) < 11:
+        raise InputError("--size: colours are scored by SSIM, whose window has a side of 11; take 11 or more")
     for samples in source.splits.values():
         samples.size, samples.classes = source.size, source.classes
     return source

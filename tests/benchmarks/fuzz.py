@@ -33,7 +33,6 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import evaluate  # noqa: E402
-import train_classifier  # noqa: E402
 import train_segmentation  # noqa: E402
 import utils  # noqa: E402
 from data import InputError  # noqa: E402
@@ -255,7 +254,7 @@ def limit_memory():
 
 class Reader:
     """The functions that the commands call, a method a kind of file; `make(kind)` lists the sound files to mutate."""
-    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "sweep", "other run", "submission")
+    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "other run", "submission")
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -356,17 +355,14 @@ class Reader:
         (self.out / "classes.csv").write_bytes(mutate(CLASSES, edits))
         read_classes(self.out)
 
-    def read_sweep(self, choice, edits, how):
-        (self.out / "sweep.csv").write_bytes(mutate(b"run,lr,val_accuracy\na-0.1,0.1,0.5\nb-0.2,0.2,0.75\n", edits))
-        utils.write_csv(self.out / "sweep2.csv", [*train_classifier.finished_cells(self.out).values(), {"run": "c"}])
-
     def read_other_run(self, choice, edits, how):
-        files = {"config.json": json.dumps({"settings": {"data": "scenes", "lr": 1}}).encode(), "summary.json": b"{}",
-                 "metrics.csv": b"epoch,step,lr,train_loss,val_loss\n1,2,0.1,0.5,0.6\n2,4,0.1,0.4,0.5\n"}
+        files = {"metrics.csv": b"epoch,step,lr,train_loss,val_loss\n1,2,0.1,0.5,0.6\n2,4,0.1,0.4,0.5\n",
+                 "summary.json": b"{}"}
         mutated = ("config.json", "config.json", "config.json", "metrics.csv")[how % 4]  # the last one draws, slowly
         for run in ("unet", "unet-noskips"):
             (self.out / run).mkdir(exist_ok=True)
-            for name, data in files.items():
+            settings = {"data": "scenes", "lr": 1, "skips": run == "unet"}
+            for name, data in (files | {"config.json": json.dumps({"settings": settings}).encode()}).items():
                 spoilt = run == "unet-noskips" and name == mutated
                 (self.out / run / name).write_bytes(mutate(data, edits) if spoilt else data)
         evaluate.other_run(self.out / "unet") if how % 4 < 3 else evaluate.compare_colorization(self.out / "unet")
