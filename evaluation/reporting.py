@@ -34,16 +34,16 @@ ORIGINAL = {"accuracy": 0.92, "FCN-32": 0.415, "U-Net": 0.512}  # of the homewor
 
 METHOD = """\
 Every claim of the homework's report, tested anew. All choices were made on val: the checkpoint of each run, the
-learning rates of task 1, the sides of a claim. Test only measures what was chosen. Intervals hold 95%: two standard
-errors over seeds or, with a single seed, what other test pictures could change (bootstrap; Wilson and Newcombe for
-accuracies), one epoch for convergence, 10% for speed and memory. A claim is undecided while chance alone could explain
-its evidence. The original's own figures stand beside ours but come from another data set."""
+learning rates of task 1, the sides of a claim. Test only measures what was chosen. Intervals hold 95%: Student's t over
+seeds or, with a single seed, what other test pictures could change (bootstrap; Wilson and Newcombe for accuracies), one
+epoch for convergence, 10% for speed and memory. A claim is undecided while chance alone could explain its evidence. The
+original's own figures stand beside ours but come from another data set."""
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5% of t at 1, 2, ... degrees of freedom
 
 
 def plan_runs(args, size, seed, labelled):
     """Name -> (training script, settings) of all that is trained for one seed, small enough for two CPU cores."""
     common = {"data": args.data, "size": list(size), "seed": seed, "precision": args.precision}
-    asked = {key: getattr(args, key) for key in ("epochs", "width") if getattr(args, key)}
     runs = {}
     for cell in itertools.product(*GRID.values()) if labelled else ():
         settings = {"recipe": "report", "epochs": 8, "width": 16} | dict(zip(GRID, cell))
@@ -54,7 +54,12 @@ def plan_runs(args, size, seed, labelled):
     for name, skips in (("skips", True), ("noskips", False)):
         settings = {"target": "rgb", "loss": "l1", "skips": skips, "epochs": epochs, "width": 16}
         runs[name] = "train_colorization.py", settings
-    return {name: (script, common | settings | asked) for name, (script, settings) in runs.items()}
+    return {name: (script, common | settings | asked_for(args)) for name, (script, settings) in runs.items()}
+
+
+def asked_for(args):
+    """The settings that make all runs smaller."""
+    return {key: getattr(args, key) for key in ("epochs", "width") if getattr(args, key)}
 
 
 def as_flags(settings):
@@ -126,8 +131,8 @@ def read_run(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The report: is a difference more than chance? An interval holds 95%: over seeds it is two standard errors to either
-# side; a single seed's comes from the test pictures, or from how exactly the thing can be measured.
+# The report: is a difference more than chance? An interval holds 95%: over seeds it is Student's t; a single seed's
+# comes from the test pictures, or from how exactly the thing can be measured.
 
 
 @torch.inference_mode()
@@ -166,7 +171,8 @@ def compare(differences, interval):
     """(mean, low, high) of differences, one a seed; for a single one interval(), or how far it may be off."""
     mean = np.mean(differences)
     if len(differences) > 1:
-        interval = 2 * np.std(differences, ddof=1) / math.sqrt(len(differences))
+        quantile = STUDENT[min(len(differences) - 2, len(STUDENT) - 1)]
+        interval = quantile * np.std(differences, ddof=1) / math.sqrt(len(differences))
     low, high = interval() if callable(interval) else (mean - interval, mean + interval)
     return mean, low, high
 
@@ -464,7 +470,8 @@ def report(args):
         why_no_labels = str(error)
 
     # 1. Runs: folder -> what is trained there
-    folder = Path(args.runs) / "report" / data.name
+    smaller = "".join(f"-{key}{value}" for key, value in asked_for(args).items())  # never taken for the report's own
+    folder = Path(args.runs) / "report" / (data.name + smaller)
     plans = [plan_runs(args, data.size, seed, why_no_labels is None) for seed in range(args.seeds)]
     train_missing(args, {folder / f"{name}-s{seed}": plan for seed in range(args.seeds)
                          for name, plan in plans[seed].items()})

@@ -13,6 +13,7 @@ def test_report_is_made_once(run, tmp_path, monkeypatch, street):
     code, out, err = run(*words)
     assert code == 0 and "0 of 4 runs are there" in out, err
 
+    assert list(tmp_path.glob("runs/report/*-epochs1-width4/unet-s0/summary.json"))  # apart from a full report's runs
     page, markdown = ((tmp_path / "report" / name).read_text() for name in ("index.html", "report.md"))
     for claim in CLAIMS:
         assert claim in page and claim in markdown
