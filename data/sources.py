@@ -184,8 +184,9 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, fail=stop)
     """Find a named data set or a folder and its splits, hold out those that are missing, decode nothing yet."""
     if task not in FOLDER_LAYOUTS:
         raise InputError(f"{show(str(task))}: no such task; choose one of {', '.join(FOLDER_LAYOUTS)}")
-    if size is not None and not all(1 <= side <= 8192 for side in size):
-        raise InputError(f"--size {' '.join(map(str, size))}: height and width must lie between 1 and 8192")
+    least = 11 if task == "colorization" else 1  # SSIM's window
+    if size is not None and not all(least <= side <= 8192 for side in size):
+        raise InputError(f"--size {' '.join(map(str, size))}: height and width must lie between {least} and 8192")
     if data in NAMED:
         tasks, usual = NAMED[data]
         if task not in tasks:
@@ -219,8 +220,6 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, fail=stop)
             samples.targets = None
     hold_out(source, seed)
     source.size = source.size or usual_size(source)
-    if task == "colorization" and min(source.size) < 11:
-        raise InputError("--size: colours are scored by SSIM, whose window has a side of 11; take 11 or more")
     for samples in source.splits.values():
         samples.size, samples.classes = source.size, source.classes
     return source

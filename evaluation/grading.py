@@ -167,7 +167,7 @@ def list_entries(path):
                 about = os.lstat(full)
                 reason = ("a link; hand in the file itself" if stat.S_ISLNK(about.st_mode)
                           else None if stat.S_ISREG(about.st_mode) else "not a plain file")
-                yield os.path.relpath(full, path), about.st_size, reason, Path(full).read_bytes
+                yield os.path.relpath(full, path).replace(os.sep, "/"), about.st_size, reason, Path(full).read_bytes
     elif path.lower().endswith(".zip"):
         archive = zipfile.ZipFile(path)
         for entry in archive.infolist():
@@ -215,13 +215,15 @@ def find_picture(truth, name):
 def read_pictures(truth, files, troubles):
     """Yield (index, mask or colour picture) in the truth's order, of the files that hold one."""
     pairs, extra = {}, []
-    for name in sorted(files):
+    for name in sorted(files, key=lambda name: ("images" in name.split("/"), name)):  # those may be the data's own
         stem, suffix = os.path.splitext(name)
         index = find_picture(truth, stem) if suffix.lower() in FORMATS else None
-        if index is None or index in pairs:
-            extra.append(name)
-        else:
+        if index in pairs:
+            troubles["extra"].append(f"{show(name)}: {show(pairs[index])} was taken for that picture")
+        elif index is not None:
             pairs[index] = name
+        elif not stem.endswith("_overlay"):  # predict's, to look at
+            extra.append(name)
     absent = [name.lower() for i, name in enumerate(truth.names) if i not in pairs]
     for name in extra:
         meant = next((other for other in absent if other in name.lower()), None)
@@ -277,14 +279,17 @@ def read_labels(truth, files, troubles):
     """Yield (index, label) in the truth's order from the first CSV with columns name and label; -1: no class."""
     labels, known = {}, {name: i for i, name in enumerate(truth.classes)}
     for file in sorted(files):
-        reader = ()
-        if file.lower().endswith(".csv") and not labels:
-            reader = csv.DictReader(io.StringIO(files[file]().decode("utf-8-sig", errors="replace")))
-        if not {"name", "label"} <= set(getattr(reader, "fieldnames", None) or ()):
+        if not file.lower().endswith(".csv") or labels:
             troubles["extra"].append(show(file))
             continue
+        text = files[file]().decode("utf-8-sig", errors="replace")
+        reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",")
+        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
+        if not {"name", "label"} <= set(reader.fieldnames):
+            troubles["extra"].append(f"{show(file)}: its first line does not say name,label")
+            continue
         for row in reader:
-            name, label = (row["name"] or "").strip(), (row["label"] or "").strip()
+            name, label = (row["name"] or "").strip().replace("\\", "/"), (row["label"] or "").strip()
             index = find_picture(truth, name)
             index = find_picture(truth, os.path.splitext(name)[0]) if index is None else index
             if index is None or index in labels:
@@ -298,15 +303,17 @@ def read_labels(truth, files, troubles):
 
 def run_checkpoint(truth, path, device, dtype):
     """Yield (index, prediction) of one of our checkpoints for every true picture, at its own size."""
+    if os.path.islink(os.path.join(path, "best.pt") if os.path.isdir(path) else path):
+        stop("a link; hand in the file itself")
     model, checkpoint = utils.load_for_inference(path, device, dtype)
     if checkpoint["task"] != truth.task or checkpoint["classes"] != truth.classes:
         raise InputError(f"a network for {checkpoint['task']}, or for other classes than the truth's")
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
     autocast = utils.autocast(device, dtype)
-    for index, path in enumerate(truth.images):
+    for index, picture in enumerate(truth.images):
         with autocast():
-            prediction = predict(model, checkpoint, read_image(path), device)
+            prediction = predict(model, checkpoint, read_image(picture), device)
         if truth.task == "classification":
             prediction = truth.classes.index(prediction[0])
         yield index, np.array(prediction)
@@ -463,6 +470,12 @@ def grades_page(truth, rows, grades, baseline):
                 f"<script>{SORT}</script>")
 
 
+def plain_name(name):
+    """What a feedback page's file is called: ASCII, and the same whoever else is graded and however they do."""
+    plain = re.sub("[^a-z0-9]+", "_", name.lower())[:60].strip("_") or "submission"
+    return plain if name.isascii() else f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def csv_row(row):
     """A spreadsheet takes text that begins with one of these characters for a formula."""
     return {key: "'" + value if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
@@ -487,8 +500,7 @@ def grade(args):
     main = METRICS[truth.task][0]
     order = sorted(grades, key=lambda name: (-grades[name]["points"], -grades[name]["metrics"][main], name))
     used, twins, rows = set(), defaultdict(list), []
-    plain = {name: re.sub("[^a-z0-9]+", "_", name.lower())[:60].strip("_") or "submission" for name in order}
-    files = {name: unused(plain[name], used) + ".html" for name in order}
+    files = {name: unused(plain_name(name), used) + ".html" for name in sorted(grades)}
     for name in order:
         twins[grades[name]["digest"]].append(name)
     for rank, name in enumerate(order, 1):

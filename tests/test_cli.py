@@ -67,6 +67,8 @@ def test_segmentation_from_folder_to_pictures(run, here, street, caches, model):
     mask = Image.open(here / "predicted/own photo.png")
     assert mask.mode == "P" and mask.size == (50, 70) and set(np.unique(mask)) <= {0, 1, 2}
     assert Image.open(here / "predicted/own photo_overlay.jpg").size == (50, 70)
+    code, _, err = run("evaluate.py", "predict", "run", "own photo.jpg", "--out", here)
+    assert code == 2 and "--out" in err and not (here / "own photo.png").exists()
 
 
 def test_classification(run, here, kinds, caches):
@@ -77,6 +79,11 @@ def test_classification(run, here, kinds, caches):
     assert metrics["accuracy"] == 1 and metrics["per_class"].keys() == {"apple", "lime"}
     assert 0 < metrics["interval"][0] < 1 and metrics["interval"][1] == pytest.approx(1)
     assert Image.open(here / "run/confusion.png").width > 100 and Image.open(here / "run/mistakes.png").width > 100
+    pictures = sorted((kinds / "test").glob("*/*"))  # 0.png of either class, and so on
+    code, _, err = run("evaluate.py", "predict", "run", *pictures, "--out", "predicted")
+    assert code == 0, err
+    names = {f"{path.parent.name}/{path.name}" for path in pictures}
+    assert {row["name"] for row in rows(here / "predicted/labels.csv")} == names
 
 
 def test_a_classifier_becomes_a_backbone(run, here, street, caches, monkeypatch):
@@ -118,6 +125,8 @@ def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
     code, out, err = run(*words)
     assert code == 0 and "epoch" not in out, err
     assert (here / "sweep/sweep.csv").read_bytes() == table
+    code, out, err = run(*words, "--seed", 1)
+    assert code == 2 and "--seed was 0, is 1" in err
 
 
 def test_colorization_with_and_without_skips(run, here, street, caches):
@@ -360,6 +369,10 @@ def test_predict_uses_or_names_every_picture(run, here):
     (("train_segmentation.py", "--size", "0", "128"), "--size"),
     (("train_segmentation.py", "--model", "vgg"), "--model"),
     (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
+    (("train_segmentation.py", "--seed", "-1"), "--seed"),
+    (("train_segmentation.py", "--weight-decay", "-0.1"), "--weight-decay"),
+    (("train_segmentation.py", "--model", "fcn32", "--pretrained", "--backbone", "run"), "--backbone"),
+    (("train_colorization.py", "--size", "8", "8"), "--size"),
     (("train_segmentation.py", "--device", "abacus"), "--device"),
     (("train_classifier.py", "--data", "empty"), "empty"),
     (("train_classifier.py", "--sweep", "colour=red"), "--sweep"),

@@ -79,6 +79,10 @@ def course(tmp_path_factory):
     noisy[NAMES[2]][10:15] = 77
     perfect = {f"{name}.png": png(mask) for name, mask in masks.items()}
     write(home, {f"perfect/{name}": data for name, data in perfect.items()})
+    # What predict leaves beside its masks, and the pictures themselves: neither takes the masks' place.
+    write(home, {f"perfect/{name}_overlay.jpg": b"x" for name in NAMES})
+    write(home, {f"all of it/images/{name}.png": png(COLORS[mask[::-1]]) for name, mask in masks.items()})
+    write(home, {f"all of it/masks/{name}": data for name, data in perfect.items()})
     write(home, {f"rgb/{name}_pred.png": png(COLORS[mask]) for name, mask in masks.items()})
     write(home, {f"noisy/{name}_mask.png": png(mask) for name, mask in noisy.items()})
     write(home, {f"=noisy <i>zwei \u00fc\u4e2d/work/{name}.png": png(mask) for name, mask in noisy.items()})
@@ -120,10 +124,11 @@ def course(tmp_path_factory):
 
 def test_every_verdict(course):
     rows, odd = course["rows"], "'=noisy <i>zwei \u00fc\u4e2d"
-    for name in ("perfect", "rgb", "palette", "packed.zip"):
+    for name in ("perfect", "rgb", "palette", "packed.zip", "all of it"):
         assert rows[name]["status"] == "ok", name
         assert [float(rows[name][key]) for key in ("miou", "boundary_f1", "points")] == [1, 1, 10], name
-    assert rows["perfect"]["identical to"] == "packed.zip, palette, rgb"
+    assert rows["perfect"]["identical to"] == "all of it, packed.zip, palette, rgb"
+    assert (rows["perfect"]["extra"], rows["all of it"]["extra"]) == ("0", "6")
     assert rows["noisy"]["identical to"] == odd and not rows["shifted"]["identical to"]
     assert "77" in rows["noisy"]["problems"] and rows["noisy"]["out of range"] == "1"
     assert 0.2 < float(rows["shifted"]["miou"]) < 1
@@ -136,8 +141,8 @@ def test_every_verdict(course):
     assert {name: (kind, int(rows[name][kind])) for name, (kind, _) in counts.items()} == counts
     assert "meant for street2" in rows["corrupt"]["problems"] and rows["corrupt"]["extra"] == "1"
     assert "24x32 in place of 48x64" in rows["small"]["problems"]
-    assert float(rows["half"]["miou"]) < 0.6 and len(rows) == 16
-    assert [int(row["rank"]) for row in rows.values()] == list(range(1, 17))
+    assert float(rows["half"]["miou"]) < 0.6 and len(rows) == 17
+    assert [int(row["rank"]) for row in rows.values()] == list(range(1, 18))
 
 
 def test_nothing_is_executed_or_written_elsewhere(course):
@@ -148,7 +153,7 @@ def test_nothing_is_executed_or_written_elsewhere(course):
 def test_pages_escape_what_strangers_wrote(course):
     out = course["base"] / "out"
     pages = [out / "grades.html", *(out / "feedback").iterdir()]
-    assert len(pages) == 17 and all(path.name.isascii() for path in pages)
+    assert len(pages) == 18 and all(path.name.isascii() for path in pages)
     for path in pages:
         text = path.read_text("utf-8")
         assert "<i>" not in text and "<b>" not in text and "http" not in text
@@ -156,6 +161,7 @@ def test_pages_escape_what_strangers_wrote(course):
     assert "&lt;i&gt;zwei" in page
     assert page.count("data:image/jpeg") == 3 * 3  # of noisy, its twin, and shifted: the others' pictures are perfect
     assert all(row["feedback"] in page for row in course["rows"].values())
+    assert grading.plain_name("\u5f20.zip") != grading.plain_name("\u674e.zip") != "zip"  # a page of one's own
     assert "packed" not in (out / "feedback" / "perfect.html").read_text("utf-8")  # a student learns nothing of others
 
 
@@ -226,10 +232,12 @@ def test_classification(tmp_path):
     wrong = [*lines[:7], "4dog,cat", "3dog,=bird", "nobody,cat", "0cat,dog"]  # without 2dog, and with 0cat twice
     write(tmp_path, {"right.csv": "\n".join(["name,label", *lines]).encode(),
                      "wrong/deep/labels.csv": "\n".join(["name,label", *wrong]).encode(),
+                     "excel.csv": "\r\n".join(["\ufeffName;Label", *lines]).replace(",", ";").encode(),
                      "none/labels.csv": b"\xff\x00,\n"})
-    submissions = [tmp_path / name for name in ("right.csv", "wrong", "none")]
+    submissions = [tmp_path / name for name in ("right.csv", "excel.csv", "wrong", "none")]
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
-    assert (float(rows["right.csv"]["accuracy"]), float(rows["right.csv"]["points"])) == (1, 10)
+    for name in ("right.csv", "excel.csv"):
+        assert (float(rows[name]["accuracy"]), float(rows[name]["points"])) == (1, 10)
     expected = {"accuracy": 0.7, "accuracy cat": 1, "accuracy dog": 0.4, "missing": 1, "extra": 2, "out of range": 1}
     assert {key: float(rows["wrong"][key]) for key in expected} == pytest.approx(expected)
     assert rows["none"]["status"] == "empty"
@@ -260,6 +268,10 @@ def test_a_checkpoint_is_a_submission(tmp_path):
     utils.save_checkpoint(tmp_path / "other.pt", about | {"task": "colorization", "weights": model.state_dict()})
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "run", tmp_path / "other.pt"])
     assert rows["run"]["status"] == "ok" and rows["other.pt"]["status"] == "refused"
+    (tmp_path / "borrowed").mkdir()
+    (tmp_path / "borrowed/best.pt").symlink_to(tmp_path / "run/best.pt")
+    rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "borrowed"])
+    assert rows["borrowed"]["status"] == "refused" and "link" in rows["borrowed"]["problems"]
 
 
 def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch):
