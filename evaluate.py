@@ -223,29 +223,29 @@ def color_metrics(prediction, truth):
 def score_colorization(model, about, split, device, autocast, criterion=None, baselines=False):
     """Means over a split: psnr, ssim, delta_e, and the ratios of colourfulness and sharpness to the truth's.
 
-    With a `criterion` its loss too. With `baselines` also the same scores of grey and of the training set's mean
-    colour, and `pictures`, a row a picture.
+    With a criterion(output, rgb, ab) its mean too, as loss. With `baselines` also the same scores of grey and of the
+    training set's mean colour, and `pictures`, a row a picture.
     """
     model.eval()
-    loss, rows = 0.0, {name: [] for name in ("prediction", "truth", "grey", "mean colour")}
+    loss, rows = 0.0, {name: [] for name in ("truth", "prediction", *("grey", "mean colour") * baselines)}
     for images, _, _, _ in utils.batches(split, 32, device):
         rgb = images.float() / 255
-        lightness, _ = lightness_and_ab(rgb)
+        lightness, ab = lightness_and_ab(rgb)
         with autocast():
             output = model(lightness)
-        painted = {"prediction": paint(output, lightness, about), "truth": rgb}
+        rows["truth"].append(torch.stack([color.colorfulness(rgb), color.gradient_energy(rgb)], 1).cpu())
+        painted = {"prediction": paint(output, lightness, about)}
         if baselines:
             mean = lightness.new_tensor(about["mean_ab"])[:, None, None].expand(len(rgb), 2, *rgb.shape[2:])
             painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
         for name, picture in painted.items():
             rows[name].append(torch.stack(list(color_metrics(picture, rgb).values()), 1).cpu())
-        loss += float(criterion(output, rgb)) * len(rgb) if criterion else 0.0
+        loss += float(criterion(output, rgb, ab)) * len(rgb) if criterion else 0.0
     loss = sum(utils.gather([loss]))
-    rows = {name: torch.cat(utils.gather(parts)).numpy().astype(float) for name, parts in rows.items()
-            if baselines or name in ("prediction", "truth")}
+    rows = {name: torch.cat(utils.gather(parts)).numpy().astype(float) for name, parts in rows.items()}
 
     def means(row):
-        ratios = row[:, 3:].sum(0) / rows["truth"][:, 3:].sum(0).clip(1e-9)
+        ratios = row[:, 3:].sum(0) / rows["truth"].sum(0).clip(1e-9)
         return dict(zip(("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio"),
                         map(float, (*row[:, :3].mean(0), *ratios))))
 

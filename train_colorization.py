@@ -36,15 +36,13 @@ RECIPES = {
 }
 
 
-def colorization_loss(output, rgb, target, loss, classes):
+def colorization_loss(output, rgb, ab, target, loss, classes):
     """L1 or Huber distance to the target, or the cross entropy of Zhang, Isola and Efros (2016) over classes of ab.
 
-    output (B, C, H, W) float, rgb (B, 3, H, W) float in [0, 1], classes as training_colors gives them.
+    output (B, C, H, W), rgb (B, 3, H, W) in [0, 1] and ab / AB_UNIT (B, 2, H, W), all float; classes as color_classes
+    gives them.
     """
-    if target == "rgb":
-        output, wanted = output.sigmoid(), rgb
-    else:
-        _, wanted = lightness_and_ab(rgb)
+    output, wanted = (output.sigmoid(), rgb) if target == "rgb" else (output, ab)
     if loss == "l1":
         return F.l1_loss(output, wanted)
     if loss == "huber":
@@ -56,19 +54,21 @@ def colorization_loss(output, rgb, target, loss, classes):
     return (classes["rare"][indices[:, 0]] * per_pixel).mean()
 
 
-def training_colors(images, device):
-    """The classes of ab, how rare each is, and the mean ab, of up to 500 of the training images (N, 3, H, W) uint8."""
-    sample = np.linspace(0, len(images) - 1, min(len(images), 500)).astype(int)
+def training_colors(images):
+    """Yield the ab (1, 2, H, W), in CIE units, of up to 500 of the training images (N, 3, H, W) uint8."""
+    for i in np.linspace(0, len(images) - 1, min(len(images), 500)).astype(int):
+        yield AB_UNIT * lightness_and_ab(torch.from_numpy(images[i][None] / np.float32(255)))[1]
+
+
+def color_classes(images, device):
+    """The classes of ab, where the nearest ones are, and weights that make up for how rare each is in the images."""
     centers = color.ab_classes(CLASS_STEP)
-    classes = {"centers": centers, "nearest": color.nearest_classes(centers)}
-    counts, total = torch.zeros(len(centers)), torch.zeros(2)
-    for i in sample:
-        _, ab = lightness_and_ab(torch.from_numpy(images[i][None] / np.float32(255)))
-        indices, weights = color.encode_ab(AB_UNIT * ab, **classes, sigma=CLASS_STEP / 2)
+    classes, counts = {"centers": centers, "nearest": color.nearest_classes(centers)}, torch.zeros(len(centers))
+    for ab in training_colors(images):
+        indices, weights = color.encode_ab(ab, **classes, sigma=CLASS_STEP / 2)
         counts += torch.bincount(indices.flatten(), weights.flatten(), minlength=len(centers))
-        total += AB_UNIT * ab.mean((0, 2, 3))
     classes["rare"] = color.rebalancing_weights(counts)
-    return {key: value.to(device) for key, value in classes.items()}, (total / len(sample)).tolist()
+    return {key: value.to(device) for key, value in classes.items()}
 
 
 def main(args):
@@ -85,9 +85,10 @@ def main(args):
     args.loss = args.loss or ("huber" if args.target == "lab" else "l1")
     args.out = args.out or f"runs/colorization/unet-{args.target}-{data.name}{'' if args.skips else '-noskips'}"
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
-    classes, mean_ab = training_colors(train.images, device)
-    about = {"target": args.target, "loss": args.loss, "mean_ab": mean_ab, "gain": 1.0,
-             "centers": classes["centers"].tolist() if args.loss == "classes" else None}
+    classes = color_classes(train.images, device) if args.loss == "classes" else None
+    mean_ab = torch.cat([ab.mean((2, 3)) for ab in training_colors(train.images)]).mean(0)
+    about = {"target": args.target, "mean_ab": mean_ab.tolist(), "gain": 1.0,
+             "centers": classes["centers"].tolist() if classes else None}
 
     # 2. Network: lightness in, colours out
     channels = 3 if args.target == "rgb" else len(classes["centers"]) if args.loss == "classes" else 2
@@ -99,16 +100,18 @@ def main(args):
         torch.nn.init.zeros_(model.head.bias)
 
     # 3. Training: best is chosen on val
-    def criterion(output, rgb):
-        return colorization_loss(output.float(), rgb, args.target, args.loss, classes)
+    def criterion(output, rgb, ab):
+        return colorization_loss(output.float(), rgb, ab, args.target, args.loss, classes)
 
     run = utils.Run(args, device, dtype, network, data, model, **about)
     for epoch in run.epochs():
         for images, _, draws in run.batches(train):
             rgb, _ = augment(images, None, draws, **args.augment)
+            lightness, ab = lightness_and_ab(rgb)
             with run.autocast():
-                output = run.model(lightness_and_ab(rgb)[0])
-            run.step(criterion(output, rgb))
+                output = run.model(lightness)
+            run.step(criterion(output, rgb, ab))
+        # Scored as it comes: the gain that test is painted with is set by these scores.
         scores = score_colorization(run.network, about, val, device, run.autocast, criterion)
         if args.target == "lab" and args.loss != "classes":
             run.about["gain"] = min(max(COLORFULNESS / max(scores["colorfulness_ratio"], 0.1), 1.0), 2.0)

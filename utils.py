@@ -166,7 +166,9 @@ def explain(error, args):
         return "one value a channel is too few for batch norm: try a larger --batch-size or --size"
     if isinstance(error, (InputError, OSError)):
         return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
-    short_of_memory = "allocate memory" in text or "MemoryError" in text  # the latter from a loader process
+    # From a CPU, a loader process, cuBLAS, and cuDNN, whose every algorithm was short of it.
+    signs = ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine")
+    short_of_memory = any(sign in text for sign in signs)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
         batch_size = getattr(args, "batch_size", None)
         if batch_size is None:
@@ -205,15 +207,19 @@ def setup(args):
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+    except torch.OutOfMemoryError:
+        raise InputError(f"--device {args.device}: its memory is full; end what else runs there")
     except (RuntimeError, AssertionError):
         raise InputError(f"--device {args.device}: there is no such device here; leave it out to take the best one")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # else pinned memory would take some of the first
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         join_processes(device)
-    deterministic = getattr(args, "deterministic", False)
+    deterministic = getattr(args, "deterministic", None)  # a flag of the training scripts alone
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = deterministic is False  # to try every algorithm pays off in training
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     return device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(
         args.precision, fastest_sound_dtype(device))
@@ -242,7 +248,6 @@ def join_processes(device):
     """Meet the other processes that torchrun started. The first alone prints and writes."""
     backend = "gloo"
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(hours=6))  # the first may be decoding a data set for long
     if dist.get_rank():
@@ -295,7 +300,8 @@ def parallelize(model, device):
         for module in list(model.modules()):
             if type(module) is torch.nn.BatchNorm2d:
                 module.__class__ = SyncedBatchNorm
-    return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # The buffers, batch norm's, are the same everywhere without being sent around.
+    return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 class SumOverProcesses(torch.autograd.Function):
@@ -390,7 +396,7 @@ def keep_on_gpu(split, device):
         split.resident = None
         arrays = [array for array in (split.images, split.targets) if array is not None]
         if device.type == "cuda" and all(isinstance(array, np.ndarray) for array in arrays):
-            if sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(device)[1] / 16:
+            if sum(array.nbytes for array in arrays) <= torch.cuda.get_device_properties(device).total_memory / 16:
                 split.resident = [array if array is None else torch.from_numpy(np.array(array)).to(device)
                                   for array in (split.images, split.targets)]
     return split.resident
@@ -678,7 +684,10 @@ def make_optimizer(model, args, device):
     groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = device.type in ("cpu", "cuda")
     if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=fused)
+        optimizer = torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=fused)
+        for p in model.parameters():  # else the fused kernel leaves it unset where fp16's first step overflows
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return optimizer
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, args.lr, fused=fused)
 
@@ -747,11 +756,12 @@ class Run:
         if args.ema:  # listed once: a walk through the network at every step would keep a GPU waiting
             self.averages, self.values = averaged_tensors(self.average), averaged_tensors(model)
         self.autocast = autocast(device, dtype)
+        self.warming_up = True  # in an epoch that does, images are not counted per second
         self.may_compile = args.compile == "auto" and device.type == "cuda" and not args.deterministic
         if args.compile == "on":
             self.compile()
         self.model = parallelize(model, device)  # what the loops call
-        self.epoch, self.step_in_epoch, self.seconds, self.steady = 0, 0, 0.0, [0, 0.0]
+        self.epoch, self.step_in_epoch, self.seconds, self.steady, self.peak = 0, 0, 0.0, [0, 0.0], math.nan
         self.loss_sum = torch.zeros((), device=device)
         self.history, self.best = [], None
         self.stop_signal, self.saved, self.save_seconds, self.unsaved_best = None, time.monotonic(), 0.0, None
@@ -764,8 +774,10 @@ class Run:
 
     def compile(self):
         print("compiling the network: the next steps take a minute or so")
-        self.module.compile()
-        self.may_compile = False
+        if self.args.compile == "auto":  # without a C compiler or Triton, go on as before
+            torch._dynamo.config.suppress_errors = True
+        self.module.compile(dynamic=False)  # there are two sizes at most
+        self.may_compile, self.warming_up = False, True
 
     @property
     def network(self):
@@ -843,6 +855,8 @@ class Run:
     def batches(self, split):
         """This epoch's batches: (images uint8, targets, draws), all on the device."""
         self.model.train()
+        if self.device.type == "cuda":  # scoring takes larger batches, and cuDNN tried much in the first epoch
+            torch.cuda.reset_peak_memory_stats(self.device)
         started = time.perf_counter()
         for images, targets, draws, _ in batches(split, self.batch_size, self.device, self.args.seed, self.epoch,
                                                  self.step_in_epoch, self.args.workers):
@@ -863,19 +877,21 @@ class Run:
         self.show_loss()
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
-        if self.history or self.args.epochs == 1:  # the first epoch warms up
+        self.peak = peak_memory_mb(self.device)
+        if not self.warming_up or self.args.epochs == 1:
             self.steady[0] += self.steps_per_epoch * self.batch_size
             self.steady[1] += elapsed
+        self.warming_up = False
 
     def show_estimate(self, started):
         """End a dry run after a few steps with what they took; the first is not timed, since it also warms up."""
+        loss = float(self.loss_sum) / self.step_in_epoch  # waits for the GPU
         if self.step_in_epoch == 1 < self.steps_per_epoch:
             self.first_step = time.perf_counter()
             return
         steps = max(self.step_in_epoch - 1, 1)
         each = (time.perf_counter() - (self.first_step if self.steps_per_epoch > 1 else started)) / steps
         self.bar.close()
-        loss = float(self.loss_sum) / self.step_in_epoch
         print(f"one batch of {self.batch_size} went through the network: loss {loss:.3f}")
         print(f"memory: {peak_memory_mb(self.device):.0f} MB at most on {self.device}")
         total = self.args.epochs * self.steps_per_epoch * each
@@ -947,7 +963,8 @@ class Run:
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
             "epoch": self.epoch, "step": self.step_in_epoch,
-            "loss_sum": self.loss_sum, "seconds": self.seconds, "steady": self.steady, "history": self.history,
+            "loss_sum": self.loss_sum, "seconds": self.seconds, "steady": self.steady, "peak": self.peak,
+            "history": self.history,
             "best": self.best, "settings": {key: str(getattr(self.args, key)) for key in self.settings_that_bind()}}
         last, following = self.folder / "last.pt", self.folder / "next.pt"
         save_checkpoint(following, self.about | state)
@@ -1021,6 +1038,7 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
         self.seconds, self.steady = float(state["seconds"]), [int(state["steady"][0]), float(state["steady"][1])]
+        self.peak = float(state["peak"])
 
     def stop(self):
         """Save in mid-epoch and leave, as a signal asked."""
@@ -1038,15 +1056,15 @@ class Run:
 
     def finish(self, metrics):
         """Write summary.json and curves.png, and return the summary."""
-        args, memory = self.args, peak_memory_mb(self.device)
+        args = self.args
         summary = {
             "task": self.about["task"], "model": args.model, "data": self.about["data"], "size": list(args.size),
             "seed": args.seed, "epochs": args.epochs, "best_epoch": self.best["epoch"],
             "parameters": sum(p.numel() for p in self.module.parameters()),
             "gflops_per_image": round(count_gflops(self.about["network"], args.size), 3),
             "images_per_second": round(self.steady[0] / self.steady[1], 2) if self.steady[1] else None,
-            "peak_memory_mb": None if math.isnan(memory) else round(memory), "train_seconds": round(self.seconds, 1),
-            "metrics": metrics}
+            "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
+            "train_seconds": round(self.seconds, 1), "metrics": metrics}
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2))
         plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
         print(f"weights, scores and pictures: {self.folder}")

@@ -11,17 +11,16 @@ import torch.nn.functional as F
 
 from data.images import VOID
 
-DRAWS = 10  # uniform numbers that one sample uses up: 2 for the mirror and the turn, 4 for the frame, 4 for the colours
+DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 shift, 6 to 9 recolour; 5 is spare
 
 
-def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0, cutout=0.0):
+def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
     """Mirror, turn, zoom, shift and recolour each picture, and its mask with it.
 
     images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1).
     `size` is the (height, width) of what comes out, `flip` a probability, `rotate` the largest angle in degrees,
     `scale` the range of magnifications, `shift` the largest translation as a share of each side, `color` the strength
-    of brightness, contrast, saturation and tint, `cutout` the side of a grey square as a share of the height (DeVries
-    and Taylor 2017).
+    of brightness, contrast, saturation and tint.
     Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the picture.
     """
     signed = 2 * draws - 1
@@ -36,8 +35,6 @@ def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1
             masks = masks[:, 0] + VOID
     if color:
         images = recolor(images, signed[:, 6:10, None, None], color)
-    if cutout:
-        images = cut_out(images, draws[:, 4:6], cutout)
     return images, None if masks is None else masks.long()
 
 
@@ -57,7 +54,9 @@ def sampling_grid(shape, draws, signed, flip, rotate, scale, shift):
     theta = torch.stack([
         torch.stack([cos * mirror, -sin * aspect, dx], 1),
         torch.stack([sin * mirror / aspect, cos, dy], 1)], 1)
-    return F.affine_grid(theta, shape, align_corners=False)
+    if theta.is_cuda:
+        theta = theta.double()  # as a TF32 matrix product the grid would be off by up to a quarter of a pixel
+    return F.affine_grid(theta, shape, align_corners=False).float()
 
 
 @functools.lru_cache
@@ -76,13 +75,3 @@ def recolor(images, signed, strength):
     images = (grey + (images - grey) * saturation) * (brightness * tint)
     mean = images.mean((1, 2, 3), keepdim=True)
     return (mean + (images - mean) * contrast).clamp(0, 1)
-
-
-def cut_out(images, centers, share):
-    """A grey square of side share * H somewhere in each picture."""
-    height, width = images.shape[-2:]
-    rows = torch.arange(height, device=images.device) - centers[:, :1] * height
-    columns = torch.arange(width, device=images.device) - centers[:, 1:] * width
-    half = share * height / 2
-    hidden = (rows.abs() < half)[:, :, None] & (columns.abs() < half)[:, None, :]
-    return images.masked_fill(hidden[:, None], 0.5)

@@ -4,7 +4,7 @@ import torch
 from data.augment import DRAWS, augment
 from data.sources import VOID
 
-EVERYTHING = dict(flip=0.5, rotate=20, scale=(0.6, 1.7), shift=0.1, color=0.4, cutout=0.2)
+EVERYTHING = dict(flip=0.5, rotate=20, scale=(0.6, 1.7), shift=0.1, color=0.4)
 
 
 def batch(count=6, size=(40, 56)):

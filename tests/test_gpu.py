@@ -74,7 +74,6 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
 
     monkeypatch.setattr(script, "open_data", lambda *args: data)
     monkeypatch.setattr(script, f"score_{task}", score)
-    monkeypatch.setattr(train_colorization, "training_colors", lambda images, device: ({}, [0.0, 0.0]))
     monkeypatch.setattr(utils, "autocast", lambda device, dtype: contextlib.nullcontext)
     monkeypatch.setattr(utils.Run, "batches", batches)
     monkeypatch.setattr(utils.Run, "show_loss", lambda run: None)  # it waits, every 20 steps

@@ -181,7 +181,7 @@ def train_ours(options, name):
                         one_epoch()
                     kernels = sum(event.time_range.elapsed_us() for event in profile.events()
                                   if event.device_type == torch.autograd.DeviceType.CUDA
-                                  and not event.is_user_annotation)
+                                  and not getattr(event, "is_user_annotation", False))
                     busy = kernels / 1e6 / (seconds / epochs)
                 break
             spent, stepping = one_epoch()
