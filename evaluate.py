@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 import utils
 from data import InputError, color
-from data.sources import open_data, read_image
+from data.images import read_image
+from data.sources import open_data
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Segmentation

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 import utils
 from data import InputError
 from data.augment import augment
-from data.sources import VOID, open_data
+from data.images import VOID
+from data.sources import open_data
 from evaluate import draw_segmentation, print_segmentation, score_segmentation
 from models.classifier import BLOCKS
 

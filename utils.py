@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from data import InputError
 from data.augment import DRAWS, constant
-from data.sources import VOID, check_data, show
+from data.images import VOID, show
+from data.sources import check_data
 from models.classifier import BLOCKS, ResNet
 from models.fcn import ResNetFCN32
 from models.resnet9 import ResNet9

@@ -262,11 +262,12 @@ def _table(entries: tuple[tuple[int, int], ...], length: int) -> np.ndarray:
     return table
 
 
-def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:
-    """Bring a raw mask, uint8 (H, W) ids or (H, W, 3) RGB, to uint8 (H, W) class indices with 255 void.
+def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray, np.ndarray]:
+    """Raw mask, uint8 (H, W) ids or (H, W, 3) RGB -> class indices and the values looked up, (H, W) each.
 
-    RGB is looked up by the classes' colours; where they have none, a grey RGB mask is read as ids. Raises InputError
-    that names `path` and the values that belong to no class.
+    Class indices are uint8, VOID where void, NO_CLASS where the value belongs to no class. The values are uint8 ids or
+    uint32 colours, 0xrrggbb. RGB is looked up by the classes' colours; where they have none, a grey RGB mask is read as
+    ids. Raises InputError where that has colours.
     """
     index = {id: i for i, id in enumerate(classes.names)} | {id: VOID for id in classes.void_ids}
     raw = raw if classes.colors else as_ids(raw, path)
@@ -274,9 +275,16 @@ def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:
         raw = raw.astype(np.uint32)
         raw = raw[..., 0] << 16 | raw[..., 1] << 8 | raw[..., 2]
         entries = tuple((r << 16 | g << 8 | b, index[id]) for id, (r, g, b) in classes.colors.items())
-        ids = _table(entries, 1 << 24)[raw]
-    else:
-        ids = _table(tuple(index.items()), 256)[raw]
+        return _table(entries, 1 << 24)[raw], raw
+    return _table(tuple(index.items()), 256)[raw], raw
+
+
+def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:
+    """look_up's class indices, uint8 (H, W), of a mask that has a class everywhere.
+
+    Raises InputError that names `path` and the values that belong to no class.
+    """
+    ids, raw = look_up(raw, classes, path)
     unknown = ids == NO_CLASS
     if unknown.any():
         values = np.unique(raw[unknown])

@@ -22,11 +22,9 @@ import numpy as np
 from data import InputError, scenes
 from data.cache import Scenes, Source, Split, cache_key, lazy_split, parallel, read_cache, write_cache
 from data.download import fetch_camvid, find_torchvision
-from data.images import (  # noqa: F401  others import VOID, decode_mask and read_mask from here
-    VOID,
+from data.images import (
     Classes,
     Samples,
-    decode_mask,
     image_size,
     infer_classes,
     list_images,
@@ -34,7 +32,6 @@ from data.images import (  # noqa: F401  others import VOID, decode_mask and rea
     open_image,
     read_classes,
     read_image,
-    read_mask,
     show,
     some,
     stop,

@@ -31,7 +31,19 @@ from tqdm import tqdm
 
 import utils
 from data import InputError, cache, sources
-from data.images import NO_CLASS, VOID, as_ids, decode_mask, infer_classes, read_image, show, some, stop
+from data.images import (
+    NO_CLASS,
+    Classes,
+    decode_mask,
+    infer_classes,
+    look_up,
+    names_and_colors,
+    read_classes,
+    read_image,
+    show,
+    some,
+    stop,
+)
 from evaluate import (
     as_batch,
     lightness_and_ab,
@@ -91,13 +103,12 @@ class Truth:
     rubric: dict
     missing: str
     samples: np.ndarray  # (1000, N): how often each picture is in each bootstrap sample, the same ones for everybody
-    ids: np.ndarray | None = None  # raw mask value -> class
-    rgb: np.ndarray | None = None  # packed colour -> class
+    raw: Classes | None = None  # how masks are read
 
 
 def open_truth(args):
     """Read the truth of a task from a folder that holds one split, and the rubric."""
-    root, ids, rgb, colors = os.path.abspath(args.truth), None, None, []
+    root, raw, colors = os.path.abspath(args.truth), None, []
     if not os.path.isdir(root):
         raise InputError(f"--truth {show(args.truth)}: no such folder")
     if inner := [split for split in sources.SPLITS if os.path.isdir(os.path.join(root, split))]:
@@ -111,21 +122,14 @@ def open_truth(args):
     split, = splits.values()
     targets = split.targets
     if args.task == "segmentation":
-        split.classes = raw = sources.read_classes(root)
+        split.classes = raw = read_classes(root)
         targets = [split.mask(i) for i in range(len(split))]
         if raw is None:
             raw, note = infer_classes(np.stack([np.bincount(mask.ravel(), minlength=256) > 0 for mask in targets]),
                                       split.targets)
             print(note)
             targets = [decode_mask(mask, raw) for mask in targets]
-        classes, colors = sources.names_and_colors(raw)
-        ids = np.full(256, NO_CLASS, np.uint8)
-        ids[list(raw.names)] = range(len(classes))
-        ids[list(raw.void_ids)] = VOID
-        if raw.colors:
-            rgb = np.full(1 << 24, NO_CLASS, np.uint8)
-            for id, (r, g, b) in raw.colors.items():
-                rgb[r << 16 | g << 8 | b] = ids[id]
+        classes, colors = names_and_colors(raw)
     elif args.task == "colorization":
         targets = [np.asarray(read_image(path)) for path in split.images]
     stems = [name.rpartition("/")[2] for name in split.names]
@@ -136,7 +140,7 @@ def open_truth(args):
     number = len(split)
     samples = np.random.default_rng(args.seed).multinomial(number, np.full(number, 1 / number), 1000).astype(float)
     return Truth(args.task, split.names, split.images, targets, classes, colors, index, rubric, args.missing, samples,
-                 ids, rgb)
+                 raw)
 
 
 def read_rubric(path, task):
@@ -256,18 +260,11 @@ def as_mask(image, truth, name, troubles):
         image = image.getchannel(0)
     elif image.mode not in ("1", "L", "P", "I", "I;16", "RGB"):
         image = image.convert("RGB")
-    values = np.asarray(image).clip(0, 255).astype(np.uint8)
-    if values.ndim == 3 and truth.rgb is not None:
-        values = values.astype(np.uint32)
-        values = values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
-        mask = truth.rgb[values]
-    else:
-        values = as_ids(values, "mask")
-        mask = truth.ids[values]
-        if len(truth.classes) == 2 and truth.ids[0] == 0:  # background and foreground, which many write as 0 and 255
-            others = np.flatnonzero(np.bincount(values.ravel(), minlength=256)[1:]) + 1
-            if others.tolist() in ([1], [255]):
-                mask = (values > 0).astype(np.uint8)
+    mask, values = look_up(np.asarray(image).clip(0, 255).astype(np.uint8), truth.raw)
+    if len(truth.classes) == 2 and 0 in truth.raw.names and values.dtype == np.uint8:
+        others = np.flatnonzero(np.bincount(values.ravel(), minlength=256)[1:]) + 1
+        if others.tolist() in ([1], [255]):  # background and foreground, which many write as 0 and 255
+            mask = (values > 0).astype(np.uint8)
     if (wrong := mask == NO_CLASS).any():
         found = np.unique(values[wrong])
         listed = ", ".join(f"{v:06x}" if values.dtype == np.uint32 else str(v) for v in found[:5])

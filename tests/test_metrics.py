@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchmetrics
 from scipy import ndimage
 
-from data.sources import VOID
+from data.images import VOID
 from train_segmentation import segmentation_loss
 from utils import ConfusionMatrix, boundary_f1, outline_counts
 

@@ -46,7 +46,8 @@ import train_classifier  # noqa: E402
 import train_segmentation  # noqa: E402
 import utils  # noqa: E402
 from data.augment import augment  # noqa: E402
-from data.sources import VOID, find_source, open_data  # noqa: E402
+from data.images import VOID  # noqa: E402
+from data.sources import find_source, open_data  # noqa: E402
 
 KINDS = 6  # of made-up labels
 INFERENCE = ("score", "score-miou", "predict")
