@@ -356,6 +356,8 @@ def score(args):
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
     print(f"{args.run} on {data.name}/{args.split}: {len(split)} pictures at {data.size[0]}x{data.size[1]}")
+    if Path(args.run).is_dir() and not Path(args.run, "summary.json").exists():
+        print("this run is not finished: its best epoch so far")
     if task == "segmentation":
         print_segmentation(score_segmentation(model, split, data.classes, device, autocast))
     elif task == "classification":

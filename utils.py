@@ -376,7 +376,7 @@ def load(split, chunks, device, workers):
     if resident := keep_on_gpu(split, device):
         places = (torch.from_numpy(chunk).to(device, non_blocking=True) for chunk in chunks)
         return ([array if array is None else array[place] for array in resident] for place in places)
-    loader = DataLoader(Gather(split), sampler=chunks, batch_size=None, num_workers=workers,
+    loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
                         pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
                         worker_init_fn=leave_stopping_to_parent)
     if not (workers and hasattr(signal, "pthread_sigmask")):
@@ -389,18 +389,18 @@ def load(split, chunks, device, workers):
 
 
 def keep_on_gpu(split, device):
-    """A small split's (images, targets) in the GPU's memory, from the first call on; None where they are to be loaded.
+    """A small split's [images, targets] in the GPU's memory, from the first call on; [] where they are to be loaded.
 
     Small is a sixteenth of the memory, so that train, val and test leave room for the network.
     """
-    if not hasattr(split, "resident"):
-        split.resident = None
+    if split.on_gpu is None:
+        split.on_gpu = []
         arrays = [array for array in (split.images, split.targets) if array is not None]
         if device.type == "cuda" and all(isinstance(array, np.ndarray) for array in arrays):
             if sum(array.nbytes for array in arrays) <= torch.cuda.get_device_properties(device).total_memory / 16:
-                split.resident = [array if array is None else torch.from_numpy(np.array(array)).to(device)
-                                  for array in (split.images, split.targets)]
-    return split.resident
+                split.on_gpu = [array if array is None else torch.from_numpy(np.array(array)).to(device)
+                                for array in (split.images, split.targets)]
+    return split.on_gpu
 
 
 def leave_stopping_to_parent(worker):
@@ -412,7 +412,7 @@ def leave_stopping_to_parent(worker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
-class Gather(torch.utils.data.Dataset):
+class WholeBatches(torch.utils.data.Dataset):
     """A split whose items are whole batches: an array of indices -> (images, targets)."""
 
     def __init__(self, split):

@@ -77,6 +77,7 @@ class Split:
     images: np.ndarray
     targets: np.ndarray | None
     names: list[str]
+    on_gpu: list | None = None  # utils.keep_on_gpu's
 
     def __len__(self) -> int:
         return len(self.names)

@@ -83,7 +83,8 @@ def list_images(folder: str, fail=stop, skip=()) -> dict[str, str]:
 def open_image(path) -> Image.Image:
     """Open a picture's header, or raise InputError."""
     if not os.path.isfile(path):  # a pipe or device would block for ever
-        raise InputError(f"{show(path)}: no such file; check the name")
+        what = "a folder; name the pictures in it" if os.path.isdir(path) else "no such file; check the name"
+        raise InputError(f"{show(path)}: {what}")
     try:
         with warnings.catch_warnings():  # between one and two times its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -30,7 +30,7 @@ def test_in_memory_as_on_disk_and_from_any_step(split):
         np.testing.assert_array_equal(masks, split.targets[indices])
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, workers=2), expected)
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])
-    split.resident = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it
+    split.on_gpu = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2), expected)
 
 

@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
     (lambda: np.empty(1 << 50), "--batch-size 4: try --batch-size 2"),
 ])
 def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
-    monkeypatch.setattr(utils.Gather, "__getitem__", lambda self, indices: failure())
+    monkeypatch.setattr(utils.WholeBatches, "__getitem__", lambda self, indices: failure())
     code, _, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--workers", 1,
                        "--epochs", 1, "--out", "run")
     assert code == 2 and expected in err and err.count("\n") == 1, err
