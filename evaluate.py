@@ -299,8 +299,8 @@ def other_run(folder):
             return None
     keys = ("data", "size", "target", "loss", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed",
             "skips")
-    return folder.with_name(name) if [key for key in keys if configs[0].get(key) != configs[1].get(key)] == ["skips"] \
-        else None
+    differing = [key for key in keys if configs[0].get(key) != configs[1].get(key)]
+    return folder.with_name(name) if differing == ["skips"] else None
 
 
 @torch.inference_mode()
