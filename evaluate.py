@@ -20,7 +20,7 @@ from tqdm import tqdm
 import utils
 from data import InputError, color
 from data.images import read_image
-from data.sources import open_data
+from data.sources import NAMED, open_data
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Segmentation
@@ -350,11 +350,17 @@ def score(args):
     """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
     model, checkpoint, device, autocast = open_run(args)
     task = checkpoint["task"]
+    if not args.data and checkpoint["data"] not in NAMED and not Path(checkpoint["data"]).is_dir():
+        raise InputError(f"{checkpoint['data']}, on which the run was trained, is not there; give a folder with --data")
     data = open_data(args.data or checkpoint["data"], task, tuple(args.size or checkpoint["size"]), args.data_dir,
                      checkpoint["seed"], splits=(args.split,))
     if data.classes != checkpoint["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
+    same = split.digest == checkpoint.get("pictures", {}).get(args.split, split.digest)
+    if not (args.data or same) and data.assignment:
+        raise InputError(f"{checkpoint['data']} holds other pictures than when the run was trained, so the split made "
+                         "then is gone (split.json says which it was): put them back, or give a folder with --data")
     print(f"{args.run} on {data.name}/{args.split}: {len(split)} pictures at {data.size[0]}x{data.size[1]}")
     if Path(args.run).is_dir() and not Path(args.run, "summary.json").exists():
         print("this run is not finished: its best epoch so far")

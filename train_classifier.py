@@ -87,20 +87,23 @@ def sweep(args):
     rows = []
     for cell in cells:
         print(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
-        run, _ = train(cell_settings(args, cell, folder))  # of a finished cell nothing is left to train
-        rows.append({"run": run.folder.name, **cell, "epochs": run.epoch, "val_accuracy": run.best["score"]})
+        rows.append({"run": "-".join(map(str, cell.values())), **cell, "epochs": 0, "val_accuracy": 0.0})
+        try:
+            run, _ = train(cell_settings(args, cell, folder / rows[-1]["run"]))  # nothing is left of a finished cell
+            rows[-1] |= {"epochs": run.epoch, "val_accuracy": run.best["score"]}
+        except utils.Diverged as error:
+            print(error)
         utils.write_csv(folder / "sweep.csv", rows)
     utils.plot_heat_map(rows, ("optimizer", "schedule"), ("lr", "batch_size"), "val_accuracy", folder / "sweep.png")
     best = max(range(len(rows)), key=lambda i: rows[i]["val_accuracy"])
     print(f"best on val: {rows[best]['run']}, {rows[best]['val_accuracy']:.4f}; its test:")
-    test(*train(cell_settings(args, cells[best], folder)))
+    test(*train(cell_settings(args, cells[best], folder / rows[best]["run"])))
 
 
 def cell_settings(args, cell, folder):
     """The command line's settings with a cell's in their place, going on where the cell was left."""
-    out = folder / "-".join(map(str, cell.values()))
-    begun = (out / "last.pt").exists() or (out / "previous.pt").exists()
-    return argparse.Namespace(**vars(args) | cell | {"out": str(out), "resume": begun})
+    begun = (folder / "last.pt").exists() or (folder / "previous.pt").exists()
+    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
 
 
 def parse_axis(text):

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 import zipfile
 from datetime import timedelta
 from functools import partialmethod
@@ -35,7 +36,7 @@ from tqdm import tqdm
 from data import InputError
 from data.augment import DRAWS, constant
 from data.images import VOID, show
-from data.sources import check_data
+from data.sources import MAX_SIDE, check_data
 from models.classifier import BLOCKS, ResNet
 from models.fcn import ResNetFCN32
 from models.resnet9 import ResNet9
@@ -64,7 +65,8 @@ def get_args_parser(description, models, out):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", choices=models, default=models[0])
-    add("--data", default="scenes", help="scenes, a named data set, or a folder (default: scenes)")
+    add("--data", default="scenes", type=os.path.normpath,
+        help="scenes, a named data set, or a folder (default: scenes)")
     add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
     add("--recipe", choices=("best", "report"), default="best",
@@ -109,8 +111,8 @@ def not_negative(kind):
     """An argument type: an int or float that is 0 or more."""
     def parse(text):
         value = kind(text)
-        if not 0 <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is negative or no number")
+        if not 0 <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"{text} is negative, too large or no number")
         return value
 
     parse.__name__ = kind.__name__  # which argparse calls an argument of that is no number at all
@@ -561,6 +563,7 @@ def check_description(checkpoint, file_size):
 
     task, network, names, colors, centers, target = (
         checkpoint.get(key) for key in ("task", "network", "classes", "colors", "centers", "target"))
+    pictures = checkpoint.get("pictures", {})
     networks = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"),
                 "colorization": ("unet",)}
     sound = {
@@ -569,7 +572,8 @@ def check_description(checkpoint, file_size):
         "weights": isinstance(checkpoint.get("weights"), dict),
         "data": isinstance(checkpoint.get("data"), str),
         "seed": isinstance(checkpoint.get("seed"), int),
-        "size": numbers(checkpoint.get("size"), 2, 1, 4096, int),
+        "size": numbers(checkpoint.get("size"), 2, 1, MAX_SIDE, int),
+        "pictures": isinstance(pictures, dict) and all(isinstance(digest, str) for digest in pictures.values()),
         "classes": isinstance(names, list) and len(names) <= 1024
         and all(isinstance(name, str) and name.isprintable() for name in names),
         "colors": isinstance(colors, list) and all(numbers(color, 3, 0, 255, int) for color in colors),
@@ -729,6 +733,10 @@ def averaged_tensors(model):
 # The run
 
 
+class Diverged(InputError):
+    """The loss is no longer finite."""
+
+
 class Run:
     """One training run: its folder, its progress, and everything needed to go on with it.
 
@@ -743,7 +751,9 @@ class Run:
         # What a checkpoint says of itself: enough to score and predict without anything else.
         self.about = {"task": data.task, "network": network, "data": args.data, "classes": data.classes,
                       "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed,
-                      **about}
+                      "pictures": {name: split.digest for name, split in data.splits.items()}, **about}
+        if self.folder.name in ("", "..") or self.folder.resolve() == Path(args.data).resolve():
+            raise InputError(f"--out {args.out}: give the run a folder of its own")
         images = len(data.splits["train"])
         self.steps_per_epoch = max(images // args.batch_size, 1)
         self.batch_size = min(args.batch_size, images)
@@ -793,7 +803,8 @@ class Run:
         """Make the folder, or go on with what it holds; an older run is moved aside, never overwritten."""
         if self.args.resume:
             self.lock()
-            return self.load_state()
+            self.load_state()
+            return self.write_config()  # there may be more epochs now
         if process_rank():
             return
         if (self.folder / "config.json").exists():
@@ -805,11 +816,14 @@ class Run:
             print(f"the run that was in {self.folder} is now in {aside}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock()
-        config = {"settings": vars(self.args), "network": self.about["network"],
-                  "machine": describe_machine(self.device)}
-        write_atomically(self.folder / "config.json", json.dumps(config, indent=2, default=str))
+        self.write_config()
         if assignment:
             write_atomically(self.folder / "split.json", json.dumps(assignment, indent=1))
+
+    def write_config(self):
+        config = {"settings": vars(self.args), "network": self.about["network"], "pictures": self.about["pictures"],
+                  "machine": describe_machine(self.device)}
+        write_atomically(self.folder / "config.json", json.dumps(config, indent=2, default=str))
 
     def lock(self):
         """Keep a second run out of the folder for as long as this process lives."""
@@ -915,8 +929,9 @@ class Run:
     def show_loss(self):
         loss = float(self.loss_sum) / max(self.step_in_epoch, 1)
         if not math.isfinite(loss):
-            raise InputError(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than "
-                             f"{self.args.lr} or --precision fp32; the last good checkpoint is in {self.folder}")
+            kept = f"; the last good checkpoint is in {self.folder}" if (self.folder / "last.pt").exists() else ""
+            raise Diverged(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than "
+                           f"{self.args.lr} or --precision fp32{kept}")
         self.bar.set_postfix(loss=f"{loss:.3f}", **self.shown_scores(), refresh=False)
 
     def shown_scores(self):
@@ -963,7 +978,7 @@ class Run:
             "weights": self.module.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch, "step": self.step_in_epoch,
+            "epoch": self.epoch, "step": self.step_in_epoch, "epochs": self.args.epochs,
             "loss_sum": self.loss_sum, "seconds": self.seconds, "steady": self.steady, "peak": self.peak,
             "history": self.history,
             "best": self.best, "settings": {key: str(getattr(self.args, key)) for key in self.settings_that_bind()}}
@@ -1003,12 +1018,16 @@ class Run:
             os.replace(path, last)  # else a damaged last.pt would soon take the place of the sound previous.pt
 
     def check_settings(self, state):
-        """Refuse to go on with other settings than the run began with."""
+        """Refuse to go on with other settings or other data than the run began with."""
         settings = {key: value for key, value in state["settings"].items() if isinstance(value, str)}
         changed = [f"--{key.replace('_', '-')} was {settings.get(key)}, is {getattr(self.args, key)}"
                    for key in self.settings_that_bind() if settings.get(key) != str(getattr(self.args, key))]
         if changed:
-            raise InputError(f"--resume: {self.folder} was trained with other settings: {'; '.join(changed)}")
+            raise InputError(f"--resume: {self.folder} was trained with other settings: {'; '.join(changed)}; give "
+                             "those again, or another --out")
+        if any(state.get(key, self.about[key]) != self.about[key] for key in ("classes", "pictures")):
+            raise InputError(f"--resume: {self.folder} was trained when {self.args.data} held other pictures or "
+                             "classes; put them back, or give another --out")
         if state["epoch"] > self.args.epochs:
             raise InputError(f"--resume: {state['epoch']} epochs are done, more than --epochs {self.args.epochs}")
 
@@ -1017,15 +1036,6 @@ class Run:
         load_weights(self.module, state["weights"])
         if self.average is not None:
             load_weights(self.average, state["average"])
-        own = self.optimizer.state_dict()
-        for group, saved in zip(own["param_groups"], state["optimizer"]["param_groups"], strict=True):
-            group["lr"] = float(saved["lr"])
-        self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
-        names = ("momentum_buffer",) if self.args.optimizer == "sgd" else ("exp_avg", "exp_avg_sq", "step")
-        for parameter, values in self.optimizer.state.items():
-            if values and any(values[name].layout != torch.strided or
-                              values[name].shape != (() if name == "step" else parameter.shape) for name in names):
-                raise ValueError("the optimizer's state is another network's")
         self.epoch, self.step_in_epoch = state["epoch"], state["step"]
         self.history, best = state["history"], state["best"]
         self.best = {"score": float(best["score"]), "epoch": int(best["epoch"])} if self.epoch else None
@@ -1034,6 +1044,21 @@ class Run:
         if not all(isinstance(value, (int, float)) for row in self.history for value in row.values()):
             raise ValueError("its history holds more than numbers")
         done = self.steps_done
+        longer = state["epochs"] != self.args.epochs
+        if longer:  # then the schedule is another: where would it be by now?
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it expects a step of the optimizer first
+                for _ in range(done):
+                    self.schedule.step()
+        own = self.optimizer.state_dict()
+        for group, saved in zip(own["param_groups"], state["optimizer"]["param_groups"], strict=True):
+            group["lr"] = group["lr"] if longer else float(saved["lr"])
+        self.optimizer.load_state_dict(own | {"state": state["optimizer"]["state"]})
+        names = ("momentum_buffer",) if self.args.optimizer == "sgd" else ("exp_avg", "exp_avg_sq", "step")
+        for parameter, values in self.optimizer.state.items():
+            if values and any(values[name].layout != torch.strided or
+                              values[name].shape != (() if name == "step" else parameter.shape) for name in names):
+                raise ValueError("the optimizer's state is another network's")
         self.schedule.load_state_dict(self.schedule.state_dict() | {
             "last_epoch": done, "_step_count": done + 1, "_last_lr": [group["lr"] for group in own["param_groups"]]})
         self.scaler.load_state_dict(state["scaler"])

@@ -82,6 +82,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def digest(self) -> str:
+        """Tells whether a split holds the same pictures as before, by their names."""
+        return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
+
 
 class LazyArray:
     """Stands in for an array where the cache has no room: get(i) decodes element i at every access, to the same bytes.

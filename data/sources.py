@@ -38,6 +38,7 @@ from data.images import (
 )
 
 SPLITS = ("train", "val", "test")
+MAX_SIDE = 8192
 MASK_SUFFIXES = ("", "_mask", "_label", "_gt", "_L")
 FOLDER_LAYOUTS = {
     "segmentation": "{train,val,test}/{images,masks}, or {train,val,test} and {train,val,test}annot, or images, masks",
@@ -75,6 +76,9 @@ class DataSet:
 
 def split_folders(root: str) -> dict[str, str]:
     """The folders of a data set's splits; the whole as "train" where it has none (hold_out then makes them)."""
+    for name in sorted(os.listdir(root)):
+        if name.lower() in (*SPLITS, "training", "valid", "validation", "testing") and name not in SPLITS:
+            raise InputError(f"{show(os.path.join(root, name))}: splits are called train, val and test; rename it")
     found = {split: os.path.join(root, split) for split in SPLITS}
     return {split: path for split, path in found.items() if os.path.isdir(path)} or {"train": root}
 
@@ -109,6 +113,8 @@ def find_classification(root: str, fail=stop) -> tuple[dict[str, Samples], list[
     names = {split: sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and entry.name[0] != ".")
              for split, place in places.items()}
     first, classes = next(iter(names.items()))
+    if strange := [name for name in classes if not name.isprintable()]:
+        raise InputError(f"{show(os.path.join(places[first], strange[0]))}: rename this class with plain characters")
     if len(classes) < 2 or "masks" in classes:
         raise InputError(f"{show(places[first])}: its folders are no classes ({some(classes) or 'none'}); a folder for "
                          f"classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
@@ -138,7 +144,7 @@ def find_pictures(root: str, fail=stop) -> dict[str, Samples]:
 def hold_out(source: Source, seed: int) -> None:
     """Hold val and test, where they are missing, out of train: a tenth each, of every class where there are labels.
 
-    Who is held out follows from a hash of (seed, name): the same on every machine, whatever else is in the folder.
+    Who is held out follows from a hash of (seed, name): the same on every machine, until pictures are added or removed.
     """
     missing, train = [split for split in ("val", "test") if split not in source.splits], source.splits.get("train")
     if not missing or not train:
@@ -182,8 +188,8 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, fail=stop)
     if task not in FOLDER_LAYOUTS:
         raise InputError(f"{show(str(task))}: no such task; choose one of {', '.join(FOLDER_LAYOUTS)}")
     least = 11 if task == "colorization" else 1  # SSIM's window
-    if size is not None and not all(least <= side <= 8192 for side in size):
-        raise InputError(f"--size {' '.join(map(str, size))}: height and width must lie between {least} and 8192")
+    if size is not None and not all(least <= side <= MAX_SIDE for side in size):
+        raise InputError(f"--size {' '.join(map(str, size))}: height and width must lie between {least} and {MAX_SIDE}")
     if data in NAMED:
         tasks, usual = NAMED[data]
         if task not in tasks:

@@ -3,6 +3,7 @@
     python evaluate.py report --seeds 1
 """
 import base64
+import functools
 import html
 import io
 import itertools
@@ -29,6 +30,8 @@ from evaluation.pages import page, table
 # ---------------------------------------------------------------------------------------------------------------------
 # The report: the runs that it needs
 
+TASKS = {"train_classifier.py": "classification", "train_segmentation.py": "segmentation",
+         "train_colorization.py": "colorization"}
 GRID = {"optimizer": ("sgd", "adam"), "schedule": ("none", "step", "multistep"), "lr": (1e-4, 1e-3, 1e-2)}
 ORIGINAL = {"accuracy": 0.92, "FCN-32": 0.415, "U-Net": 0.512}  # of the homework's report, on other data than ours
 
@@ -73,24 +76,25 @@ def as_flags(settings):
     return words
 
 
-def was_made_with(folder, settings):
-    """Whether the run in a folder, finished or not, has these settings."""
+def was_made_with(folder, script, settings, open_test):
+    """Whether the run in a folder, finished or not, has these settings, and its test pictures are those of now."""
     try:
-        config = json.loads((folder / "config.json").read_text())["settings"]
-    except (OSError, ValueError, KeyError):
+        config = json.loads((folder / "config.json").read_text())
+        made = all(config["settings"].get(key) == value for key, value in settings.items())
+        return made and config["pictures"]["test"] == open_test(TASKS[script], settings["seed"]).splits["test"].digest
+    except (OSError, json.JSONDecodeError, LookupError, TypeError, AttributeError):
         return False
-    return all(config.get(key) == value for key, value in settings.items())
 
 
-def train_missing(args, plans):
+def train_missing(args, plans, open_test):
     """Train each run of `plans`, folder -> (script, settings), that is not finished, going on where one was stopped."""
     missing = {folder: plan for folder, plan in plans.items()
-               if not (was_made_with(folder, plan[1]) and (folder / "summary.json").exists())}
+               if not (was_made_with(folder, *plan, open_test) and (folder / "summary.json").exists())}
     print(f"{len(plans) - len(missing)} of {len(plans)} runs are there", flush=True)
     for number, (folder, (script, settings)) in enumerate(missing.items(), 1):
         started = time.monotonic()
         wait_until_free(folder)
-        go_on = was_made_with(folder, settings) and (folder / "last.pt").exists()
+        go_on = was_made_with(folder, script, settings, open_test) and (folder / "last.pt").exists()
         train_apart([Path(utils.__file__).with_name(script), *as_flags(settings), "--device", args.device, "--data-dir",
                      args.data_dir, "--out", folder, *["--resume"] * go_on])
         print(f"{number}/{len(missing)}  {folder.name}  {time.monotonic() - started:.0f} s", flush=True)
@@ -155,6 +159,8 @@ def count_pictures(run, split, classes, device, dtype):
 def bootstrap(rows, rivals, metric):
     """The interval of metric(sum of rows) - metric(sum of rivals) over samples of pictures, the same for both."""
     count = len(rows)
+    if count < 5:  # of which the samples are too few to differ as they should
+        return -math.inf, math.inf
     samples = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 1000).astype(float)
     differences = metric(np.tensordot(samples, rows, 1)) - metric(np.tensordot(samples, rivals, 1))
     return np.percentile(differences, (2.5, 97.5))
@@ -462,10 +468,15 @@ def report(args):
     device, dtype = utils.setup(args)
     out = Path(args.out)
     size = tuple(args.size) if args.size else None
-    data = open_data(args.data, "segmentation", size, args.data_dir, 0, splits=("test",))
+
+    @functools.cache
+    def open_test(task, seed):
+        return open_data(args.data, task, size, args.data_dir, seed, splits=("test",))
+
+    data, why_no_labels = open_test("segmentation", 0), None
+    size = data.size  # from now on also open_test's
     try:
-        open_data(args.data, "classification", data.size, args.data_dir, 0, splits=("test",))
-        why_no_labels = None
+        open_test("classification", 0)
     except InputError as error:  # task 1 is left out
         why_no_labels = str(error)
 
@@ -474,7 +485,7 @@ def report(args):
     folder = Path(args.runs) / "report" / (data.name + smaller)
     plans = [plan_runs(args, data.size, seed, why_no_labels is None) for seed in range(args.seeds)]
     train_missing(args, {folder / f"{name}-s{seed}": plan for seed in range(args.seeds)
-                         for name, plan in plans[seed].items()})
+                         for name, plan in plans[seed].items()}, open_test)
     results = {name: [read_run(folder / f"{name}-s{seed}") for seed in range(args.seeds)] for name in plans[0]}
     cells = []
     for name, (script, settings) in plans[0].items():

@@ -2,6 +2,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import pickle
 import shutil
@@ -127,6 +128,9 @@ def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
     assert (here / "sweep/sweep.csv").read_bytes() == table
     code, out, err = run(*words, "--seed", 1)
     assert code == 2 and "--seed was 0, is 1" in err
+    grid = ("optimizer=sgd", "schedule=none", "lr=1e30,1e-3", "batch_size=8")
+    code, out, err = run(*words[:-6], "other", "--sweep", *grid)
+    assert code == 0 and "no longer finite" in out and "best on val: sgd-none-0.001-8" in out, err
 
 
 def test_colorization_with_and_without_skips(run, here, street, caches):
@@ -186,6 +190,27 @@ def test_resumed_equals_uninterrupted(run, here, request, caches, script, data, 
     _, err = process.communicate()
     assert process.returncode == 0, err
     assert hashes(here / "parts") == hashes(here / "whole")
+
+
+def test_going_on_with_more_epochs_and_with_other_pictures(run, here, street, caches):
+    """More epochs take up the longer schedule; pictures that came since would mix what is trained on with test."""
+    for kind in ("images", "masks"):
+        shutil.copytree(street / "train" / kind, here / "flat" / kind)
+    words = ("train_segmentation.py", "--data", "flat", "--data-dir", caches, *QUICK, "--schedule", "cosine",
+             "--lr", 1e-3, "--out", "run")
+    for epochs in (("--epochs", 2), ("--epochs", 4, "--resume")):
+        code, _, err = run(*words, *epochs)
+        assert code == 0, err
+    rates = [float(row["lr"]) for row in rows(here / "run/metrics.csv")]
+    assert rates[1] == 0 and rates[2] == pytest.approx(1e-3 * (1 + math.cos(math.pi * 3 / 4)) / 2, rel=1e-3)
+    assert json.loads((here / "run/config.json").read_text())["settings"]["epochs"] == 4
+
+    for path in list(here.glob("flat/*/*.png")):
+        shutil.copy(path, path.with_name(f"new {path.name}"))
+    code, _, err = run(*words, "--epochs", 5, "--resume")
+    assert code == 2 and "other pictures" in err
+    code, _, err = run("evaluate.py", "score", "run", "--data-dir", caches)
+    assert code == 2 and "split.json" in err
 
 
 def test_slow_saves_are_made_less_often_and_lose_nothing(run, here, street, caches, monkeypatch):
