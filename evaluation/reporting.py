@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -508,7 +509,8 @@ def report(args):
 
 
 def add_report_arguments(sub):
-    sub.add_argument("--data", default="scenes", help="scenes, a named data set, or a folder (default: scenes)")
+    sub.add_argument("--data", default="scenes", type=os.path.normpath,
+                     help="scenes, a named data set, or a folder (default: scenes)")
     sub.add_argument("--data-dir", default="data")
     sub.add_argument("--size", type=utils.positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
     sub.add_argument("--out", default="report", help="the folder to write to (default: report)")

@@ -9,7 +9,7 @@ CLAIMS = ("Adam beats SGD", "learning rate, 1e-4", "schedules do not help", "fas
 
 def test_report_is_made_once(run, tmp_path, monkeypatch, street):
     monkeypatch.chdir(tmp_path)
-    words = ("evaluate.py", "report", "--data", street, "--seeds", 1, "--epochs", 1, "--width", 4, "--device", "cpu")
+    words = ["evaluate.py", "report", "--data", street, "--seeds", 1, "--epochs", 1, "--width", 4, "--device", "cpu"]
     code, out, err = run(*words)
     assert code == 0 and "0 of 4 runs are there" in out, err
 
@@ -25,6 +25,7 @@ def test_report_is_made_once(run, tmp_path, monkeypatch, street):
     for name, text in (("task2", "IoU class 2"), ("task3", "sharpness ratio")):
         assert text in (tmp_path / f"report/{name}.csv").read_text()
 
+    words[3] = f"{street}/"  # as a shell completes it
     code, out, err = run(*words)
     assert code == 0 and "4 of 4 runs are there" in out, err
-    assert (tmp_path / "report/index.html").read_text() == page
+    assert (tmp_path / "report/index.html").read_text().replace(f"{street}/ ", f"{street} ") == page
