@@ -36,7 +36,7 @@ from tqdm import tqdm
 from data import InputError
 from data.augment import DRAWS, constant
 from data.images import VOID, show
-from data.sources import MAX_SIDE, check_data
+from data.sources import MAX_SIDE, NAMED, check_data
 from models.classifier import BLOCKS, ResNet
 from models.fcn import ResNetFCN32
 from models.resnet9 import ResNet9
@@ -752,7 +752,8 @@ class Run:
         self.about = {"task": data.task, "network": network, "data": args.data, "classes": data.classes,
                       "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed,
                       "pictures": {name: split.digest for name, split in data.splits.items()}, **about}
-        if self.folder.name in ("", "..") or self.folder.resolve() == Path(args.data).resolve():
+        is_data = args.data not in NAMED and self.folder.resolve() == Path(args.data).resolve()
+        if is_data or self.folder.name in ("", ".."):
             raise InputError(f"--out {args.out}: give the run a folder of its own")
         images = len(data.splits["train"])
         self.steps_per_epoch = max(images // args.batch_size, 1)
