@@ -13,6 +13,8 @@ from PIL import Image  # noqa: E402
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/benchmarks")]
 
+from data.images import VOID  # noqa: E402
+
 
 @pytest.fixture
 def run(monkeypatch, capfd):
@@ -61,6 +63,15 @@ def make_kinds(folder):
             for i in range(count):
                 picture(rng, np.full((32, 32), label)).save(folder / split / name / f"{i}.png")
     return folder
+
+
+def make_masks(classes, shape):
+    """Truth with a little void and a prediction unlike it, of rectangles, so that there are boundaries."""
+    rng = np.random.default_rng(classes)
+    blocks = rng.integers(0, classes, (2, shape[0] // 6 + 1, shape[1] // 6 + 1)).astype(np.uint8)
+    truth, prediction = blocks.repeat(6, 1).repeat(6, 2)[:, : shape[0], : shape[1]]
+    prediction = np.where(rng.random(shape) < 0.05, rng.integers(0, classes, shape), prediction).astype(np.uint8)
+    return np.where(rng.random(shape) < 0.01, VOID, truth).astype(np.uint8), prediction
 
 
 @pytest.fixture(scope="session")

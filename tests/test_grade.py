@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from conftest import make_masks
 from PIL import Image
 
 import evaluate
@@ -184,10 +185,9 @@ def test_scores_equal_torchmetrics_and_ours(course):
     assert float(row["points"]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_rows_equal_our_metrics(classes=11):
-    rng = np.random.default_rng(0)
-    truth, prediction = rng.integers(0, classes, (2, 48, 64), np.uint8)
-    truth[rng.random(truth.shape) < 0.1] = VOID
+@pytest.mark.parametrize("classes, shape", [(4, (48, 64)), (11, (360, 480)), (70, (33, 7)), (2, (1, 9))])
+def test_rows_equal_our_metrics(classes, shape):
+    truth, prediction = make_masks(classes, shape)
     row = segmentation_row(truth, prediction, classes)
     confusion = utils.ConfusionMatrix(classes)
     confusion.update(torch.from_numpy(truth)[None], torch.from_numpy(prediction)[None])

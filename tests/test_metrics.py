@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from conftest import make_masks
 from scipy import ndimage
 
 from data.images import VOID
@@ -44,19 +45,10 @@ def test_nothing_but_void_scores_zero():
     assert confusion.compute()["miou"] == 0.0
 
 
-def street(classes, shape):
-    """Truth with a little void and a prediction unlike it, of rectangles, so that there are boundaries."""
-    rng = np.random.default_rng(classes)
-    blocks = rng.integers(0, classes, (2, shape[0] // 6 + 1, shape[1] // 6 + 1)).astype(np.uint8)
-    truth, prediction = blocks.repeat(6, 1).repeat(6, 2)[:, : shape[0], : shape[1]]
-    prediction = np.where(rng.random(shape) < 0.05, rng.integers(0, classes, shape), prediction).astype(np.uint8)
-    return np.where(rng.random(shape) < 0.01, VOID, truth).astype(np.uint8), prediction
-
-
 @pytest.mark.parametrize("classes, shape", [(4, (48, 64)), (11, (360, 480)), (70, (33, 7)), (2, (1, 9))])
 def test_outline_counts_equal_scipy(classes, shape):
     """Also for more classes than a word has bits, and pictures smaller than the disc."""
-    truth, prediction = street(classes, shape)
+    truth, prediction = make_masks(classes, shape)
     radius = max(1, round(0.0075 * math.hypot(*shape)))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     inner = ndimage.binary_erosion(truth != VOID, np.ones((3, 3)), border_value=1)
