@@ -381,14 +381,18 @@ def predict(args):
     folder.mkdir(parents=True, exist_ok=True)
     used = set()
     names = [unused(Path(path).stem, used) for path in args.images]
-    shared = {name for name, times in Counter(Path(path).name for path in args.images).items() if times > 1}
+    times = Counter(Path(path).name for path in args.images)
+
+    def row_name(path):
+        """class/file where two folders hold a file of that name."""
+        return f"{path.parent.name}/{path.name}" if times[path.name] > 1 else path.name
 
     def predict_one(path, name):
         """The row of labels.csv, if any, and what is wrong with the picture, if anything."""
         try:
             image = read_image(path)
             with autocast():
-                return predict_picture(model, checkpoint, image, device, folder, name, path), None
+                return predict_picture(model, checkpoint, image, device, folder, name, row_name(Path(path))), None
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = utils.explain(error, args)
             if advice is None:
@@ -403,8 +407,7 @@ def predict(args):
         for label, problem in tqdm(pool.map(predict_one, args.images, names), total=len(names), unit="img",
                                    disable=None):
             if label:
-                path = Path(label["name"])  # class/file where two folders hold a file of that name
-                labels.append(label | {"name": f"{path.parent.name}/{path.name}" if path.name in shared else path.name})
+                labels.append(label)
             if problem:
                 failures += 1
                 utils.refuse(problem)
@@ -416,11 +419,11 @@ def predict(args):
     return 2 if failures else 0
 
 
-def predict_picture(model, checkpoint, image, device, folder, name, path):
+def predict_picture(model, checkpoint, image, device, folder, name, row_name):
     """Predict one PIL picture and write what comes of it; of a classifier, return the row of labels.csv."""
     if checkpoint["task"] == "classification":
         label, probability = predict_classification(model, checkpoint, image, device)
-        return {"name": path, "label": label, "probability": f"{probability:.4f}"}
+        return {"name": row_name, "label": label, "probability": f"{probability:.4f}"}
     if checkpoint["task"] == "colorization":
         utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
         return None
