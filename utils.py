@@ -444,7 +444,7 @@ def shrink(size, multiple=16):
 
 
 def normalize(images):
-    """(B, 3, H, W) float in [0, 1] -> ImageNet's mean 0 and deviation 1, channels last."""
+    """(B, 3, H, W) float in [0, 1] -> less ImageNet's mean, over its deviation, channels last."""
     mean = constant((0.485, 0.456, 0.406), images.device)[:, None, None]
     deviation = constant((0.229, 0.224, 0.225), images.device)[:, None, None]
     return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
@@ -717,8 +717,8 @@ def make_schedule(optimizer, args, steps):
 def update_average(averages, values, decay, step):
     """Move running averages of tensors a step towards their values.
 
-    They begin short, so that the random start is soon forgotten. torch's AveragedModel would do, but counts its steps
-    in a tensor, for which every step would wait for the GPU.
+    The first steps count for more, so that the random start is soon forgotten. torch's AveragedModel would do, but
+    counts its steps in a tensor, for which every step would wait for the GPU.
     """
     decay = min(decay, (1 + step) / (10 + step)) if step else 0.0
     torch._foreach_lerp_(averages, values, 1 - decay)
@@ -1160,7 +1160,8 @@ def wilson_interval(hits, count, z=1.96):
 
 
 def outline_counts(truth, prediction, classes, tolerance=0.0075):
-    """Masks (H, W) uint8 -> (4, K), boundary pixels by class: truth's met and in all, the prediction's met and in all.
+    """Masks (H, W) uint8 -> (4, K), boundary pixels by class: truth's that are met, all of truth's, the prediction's
+    that are met, all of the prediction's.
 
     Met is one that has one of the other's within `tolerance`, a share of the picture's diagonal (Csurka et al. 2013, as
     used for SegNet). The picture's edge is no boundary, and what only borders on void is not counted. All classes are
@@ -1184,7 +1185,7 @@ def outline_counts(truth, prediction, classes, tolerance=0.0075):
 
 def neighbourhood(extreme, picture):
     """np.minimum or np.maximum over each pixel's 3x3 neighbourhood, as far as that lies in the picture."""
-    for _ in range(2):
+    for _ in range(2):  # up and down, and then, transposed, left and right
         result = picture.copy()
         extreme(result[1:], picture[:-1], out=result[1:])
         extreme(result[:-1], picture[1:], out=result[:-1])

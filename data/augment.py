@@ -23,24 +23,24 @@ def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1
     of brightness, contrast, saturation and tint.
     Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the picture.
     """
-    signed = 2 * draws - 1
     images = images.float().div_(255)
     size = tuple(size or images.shape[-2:])
     if flip or rotate or shift or scale != (1.0, 1.0) or size != images.shape[-2:]:
-        grid = sampling_grid(images.shape[:2] + size, draws, signed, flip, rotate, scale, shift)
+        grid = sampling_grid(images.shape[:2] + size, draws, flip, rotate, scale, shift)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         if masks is not None:
-            # Zero padding comes out as VOID when ids are counted down from it.
+            # grid_sample pads with 0, which is VOID again after the subtraction is undone.
             masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)
             masks = masks[:, 0] + VOID
     if color:
-        images = recolor(images, signed[:, 6:10, None, None], color)
+        images = recolor(images, draws[:, 6:10], color)
     return images, None if masks is None else masks.long()
 
 
-def sampling_grid(shape, draws, signed, flip, rotate, scale, shift):
-    """Where each output pixel looks in the input: (B, H, W, 2) in grid_sample's coordinates."""
+def sampling_grid(shape, draws, flip, rotate, scale, shift):
+    """Where each pixel of an output of `shape` (B, C, H, W) looks in the input: (B, H, W, 2) for grid_sample."""
     _, _, height, width = shape
+    signed = 2 * draws - 1
     mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
     angle = torch.deg2rad(signed[:, 1] * rotate)
     low, high = map(math.log, scale)
@@ -61,15 +61,14 @@ def sampling_grid(shape, draws, signed, flip, rotate, scale, shift):
 
 @functools.lru_cache
 def constant(values, device):
-    """A tensor that is made once: each copy to a GPU would wait until it has nothing else to do."""
+    """A tensor that is made once: to copy it to the GPU at every step would make the CPU wait for the GPU."""
     with torch.inference_mode(False):  # it may be made while scoring, and serves in training as well
         return torch.tensor(values, device=device)
 
 
-def recolor(images, signed, strength):
-    """Brightness, contrast, saturation and a tint, each by up to `strength`."""
-    brightness, contrast, saturation, tint = (1 + strength * signed).unbind(1)
-    brightness, contrast, saturation, tint = (x[:, None] for x in (brightness, contrast, saturation, tint))
+def recolor(images, draws, strength):
+    """Brightness, contrast, saturation and a tint, each by up to `strength`: images (B, 3, H, W), draws (B, 4)."""
+    brightness, contrast, saturation, tint = (1 + strength * (2 * draws - 1))[..., None, None].split(1, 1)
     tint = 1 + (tint - 1) * constant((0.5, 0.0, -0.5), images.device)[:, None, None]  # warm or cold
     grey = images.mean(1, keepdim=True)
     images = (grey + (images - grey) * saturation) * (brightness * tint)

@@ -2,7 +2,7 @@
 
 Pictures are (B, 3, H, W): RGB in 0..1, sRGB-encoded, or Lab with L in 0..100 and a, b in CIE units (about -110..110).
 All of it runs in float32 on the input's device, also under autocast and TF32: both lower the precision of matrix
-products and convolutions only, so those are written as elementwise sums here, or kept out of autocast.
+products and convolutions only, so those are written as elementwise sums here, but for the mean of decode_ab.
 """
 
 import math

@@ -15,7 +15,7 @@ def bilinear_kernel(stride):
 class ResNetFCN32(nn.Module):
     """Images (B, 3, H, W) float -> class scores (B, classes, H, W) float; any H and W.
 
-    The backbone looks at the picture once a 32x32 cell, a 1x1 convolution scores each cell, and a single transposed
+    The backbone makes one feature vector of each 32x32 cell, a 1x1 convolution scores it, and a single transposed
     convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse.
     """
 

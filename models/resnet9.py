@@ -44,4 +44,4 @@ class ResNet9(nn.Module):
 
     def forward(self, x):
         x = self.layer3(self.layer2(self.layer1(self.stem(x))))
-        return 0.125 * self.fc(x.amax((2, 3)))
+        return 0.125 * self.fc(x.amax((2, 3)))  # the paper's scale: logits begin small
