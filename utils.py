@@ -10,7 +10,9 @@ import math
 import mmap
 import os
 import pickle
+import pickletools
 import platform
+import re
 import signal
 import sys
 import time
@@ -532,7 +534,7 @@ def save_checkpoint(path, checkpoint):
 def load_checkpoint(path):
     """Read one of our checkpoints without trusting it: no code of its is run. Raises InputError."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with SparingFile(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise InputError("compressed, as torch.save never does")  # a few bytes could stand for gigabytes
@@ -543,6 +545,8 @@ def load_checkpoint(path):
                 raise InputError("damaged")
             if archive.comment or min(entry.header_offset for entry in entries):
                 raise InputError("with more in it than torch.save writes")  # torch might read another table than Python
+            pickled, = (entry for entry in entries if entry.filename.lower().endswith(".pkl"))
+            check_pickle(archive.read(pickled))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_description(checkpoint, os.path.getsize(path))
     except OSError:
@@ -553,6 +557,61 @@ def load_checkpoint(path):
             reason = "it holds more than numbers and text"
         raise InputError(f"{path} is no checkpoint of ours ({reason}); take best.pt of a finished run") from error
     return checkpoint
+
+
+class SparingFile(io.FileIO):
+    """A file that is not read in large pieces, as the directory of a made-up zip would have to be."""
+
+    def read(self, size=-1):
+        if size > 2 << 20:
+            raise InputError("with far more in it than we write")
+        return super().read(size if size >= 0 else 2 << 20)
+
+
+# What a checkpoint's pickle may hold, by the names of pickletools: values, and what each operation takes off the stack.
+VALUES = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
+          "EMPTY_LIST", "EMPTY_DICT"}
+TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "REDUCE": 2, "BUILD": 1, "APPEND": 1, "SETITEM": 2, "BINPERSID": 1}
+TAKE_MARKED = {"TUPLE", "APPENDS", "SETITEMS"}
+CALLS = r"collections OrderedDict|torch._utils _rebuild_tensor_v2|torch \w+Storage"
+
+
+def check_pickle(pickled):
+    """Raise InputError unless a pickle holds only what torch.save writes of ours, and names for keys.
+
+    torch.load(weights_only=True) runs no code, but makes a bytearray of any size, and takes for ever, or crashes, to
+    hash a key that is a tuple of tuples. Here nothing is built: of each value only its kind is followed.
+    """
+    stack, marks, memo = [], [], {}
+    for opcode, argument, _ in pickletools.genops(pickled):
+        name = opcode.name
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in VALUES and not (name == "LONG1" and argument.bit_length() > 64):
+            stack.append("dict" if name == "EMPTY_DICT" else "value")
+        elif name == "EMPTY_TUPLE":
+            stack.append("empty")
+        elif name == "GLOBAL" and re.fullmatch(CALLS, argument):
+            stack.append(argument)
+        elif name in TAKES or name in TAKE_MARKED:
+            start = marks.pop() if name in TAKE_MARKED else len(stack) - TAKES[name]
+            taken, stack[start:] = stack[start:], []
+            tuples = {"tuple", "tuple of tuples"}
+            if (name.startswith("SETITEM") and tuples & set(taken[::2])
+                    or name == "BUILD" and taken != ["dict"]  # a list of pairs would do, too
+                    or name == "BINPERSID" and taken == ["tuple of tuples"]
+                    or name == "REDUCE" and taken[0] == "collections OrderedDict" and taken[1] != "empty"):
+                raise InputError("its keys are no names")
+            if name.startswith("TUPLE"):
+                stack.append("tuple of tuples" if tuples & set(taken) else "tuple")
+            elif name in ("REDUCE", "BINPERSID"):
+                stack.append("value")
+        elif name not in ("PROTO", "STOP"):
+            raise InputError("it holds more than numbers and text")
 
 
 def check_description(checkpoint, file_size):
@@ -575,8 +634,9 @@ def check_description(checkpoint, file_size):
         "size": numbers(checkpoint.get("size"), 2, 1, MAX_SIDE, int),
         "pictures": isinstance(pictures, dict) and all(isinstance(digest, str) for digest in pictures.values()),
         "classes": isinstance(names, list) and len(names) <= 1024
-        and all(isinstance(name, str) and name.isprintable() for name in names),
+        and all(isinstance(name, str) and len(name) <= 1000 and name.isprintable() for name in names),
         "colors": isinstance(colors, list) and all(numbers(color, 3, 0, 255, int) for color in colors),
+        "ids": numbers(checkpoint.get("ids", list(range(len(colors)))), len(colors), 0, 255, int),
         "target": target in (("rgb", "lab") if task == "colorization" else (None,)),
         "centers": centers is None or isinstance(centers, list) and all(numbers(c, 2, -200, 200) for c in centers),
         "mean_ab": task != "colorization" or numbers(checkpoint.get("mean_ab"), 2, -200, 200),

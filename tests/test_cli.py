@@ -328,7 +328,16 @@ def bad_checkpoints(best):
     torch.save({"weights": Bomb()}, "bomb.pt")
     with zipfile.ZipFile("zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**8))
-    names = ("huge", "mismatched", "classes", "endless", "expanded", "bomb", "zip")
+    pickled = {  # what takes for ever to hash, and what takes as much memory as its file says
+        "nested": b"\x80\x02}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59 + b"h\x00K\x01u.",
+        "built": b"\x80\x02]q\x01(N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59
+                 + b"eccollections\nOrderedDict\n)R](h\x00K\x01\x86eb\x86.",
+        "array": b"\x80\x02c__builtin__\nbytearray\nJ" + (8 * 10**8).to_bytes(4, "little") + b"\x85R."}
+    for name, data in pickled.items():
+        with zipfile.ZipFile(f"{name}.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", data)
+            archive.writestr("archive/version", b"3\n")
+    names = ("huge", "mismatched", "classes", "endless", "expanded", "bomb", "zip", *pickled)
     return {name: open(f"{name}.pt", "rb").read() for name in names} | {
         "pickle": pickle.dumps(Bomb()), "zeros": bytes(1000), "empty": b"", "truncated": best.read_bytes()[:5000]}
 
@@ -340,6 +349,11 @@ def test_hostile_checkpoints_are_refused(run, here, street, caches):
         code, out, err = run("evaluate.py", "score", "bad.pt")
         assert code == 2 and "bad.pt" in err and err.count("\n") == 1, name
     assert not (here / "executed").exists()
+    with zipfile.ZipFile("array.pt") as archive, pytest.raises(utils.InputError, match="more than numbers"):
+        utils.check_pickle(archive.read("archive/data.pkl"))  # torch would make the array first
+    for name in ("nested", "built"):
+        with zipfile.ZipFile(f"{name}.pt") as archive, pytest.raises(utils.InputError, match="keys are no names"):
+            utils.check_pickle(archive.read("archive/data.pkl"))
 
 
 def odd_pictures():
