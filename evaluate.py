@@ -91,10 +91,13 @@ def predict_segmentation(model, checkpoint, image, device):
     return mask.cpu().numpy()
 
 
-def with_palette(mask, colors):
-    """Class ids (H, W) as a palette picture: its bytes are the ids, and a viewer shows the classes' colours."""
-    picture = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
-    picture.putpalette(utils.colorize_mask(np.arange(256, dtype=np.uint8), colors).tobytes())
+def with_palette(mask, colors, ids):
+    """Classes (H, W) uint8 as a palette picture: a viewer shows their `colors`, and its bytes are their `ids`, those of
+    the masks that the network was trained with."""
+    bytes_, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
+    bytes_[: len(ids)], palette[ids] = ids, colors
+    picture = Image.frombytes("P", mask.shape[::-1], bytes_[mask].tobytes())
+    picture.putpalette(palette.tobytes())
     return picture
 
 
@@ -427,7 +430,9 @@ def predict_picture(model, checkpoint, image, device, folder, name, row_name):
     if checkpoint["task"] == "colorization":
         utils.save_picture(predict_colorization(model, checkpoint, image, device), folder / f"{name}.png")
         return None
-    mask = with_palette(predict_segmentation(model, checkpoint, image, device), checkpoint["colors"])
+    colors = checkpoint["colors"]
+    ids = checkpoint.get("ids", list(range(len(colors))))
+    mask = with_palette(predict_segmentation(model, checkpoint, image, device), colors, ids)
     utils.save_picture(mask, folder / f"{name}.png")
     suffix = "jpg" if max(image.size) <= 65500 else "png"  # libjpeg's limit
     utils.save_picture(Image.blend(image, mask.convert("RGB"), 0.5), folder / f"{name}_overlay.{suffix}")

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from data import InputError
 from data.augment import DRAWS, constant
+from data.cache import START_METHOD, usable_cores
 from data.images import VOID, show
 from data.sources import MAX_SIDE, NAMED, check_data
 from models.classifier import BLOCKS, ResNet
@@ -133,7 +134,8 @@ def fill_in(args, recipes, data):
     args.size = data.size
     if args.workers is None:
         cached = isinstance(data.splits["train"].images, np.ndarray)
-        args.workers = 0 if cached and not torch.cuda.is_available() else min(4, os.cpu_count())
+        needless = cached and (START_METHOD != "fork" or not torch.cuda.is_available())
+        args.workers = 0 if needless else min(4, usable_cores())
     for note in data.notes:
         print(note)
 
@@ -382,7 +384,8 @@ def load(split, chunks, device, workers):
         return ([array if array is None else array[place] for array in resident] for place in places)
     loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
                         pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
-                        worker_init_fn=leave_stopping_to_parent)
+                        worker_init_fn=leave_stopping_to_parent,
+                        multiprocessing_context=START_METHOD if workers else None)
     if not (workers and hasattr(signal, "pthread_sigmask")):
         return loader
     held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until the loaders know what to do with them
@@ -504,14 +507,14 @@ def write_atomically(path, data, durable=True):
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_csv(path, rows):
+def write_csv(path, rows, encoding="utf-8"):
     """Write dicts as a table, which has a column for each key of theirs."""
     rows = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    write_atomically(path, text.getvalue().encode(encoding, "surrogateescape"))
 
 
 def read_csv(path):
@@ -519,7 +522,7 @@ def read_csv(path):
     if not Path(path).exists():
         return []
     try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             return list(csv.DictReader(file))
     except csv.Error as error:
         raise InputError(f"{path} is no table of ours ({error}); remove it")
@@ -809,12 +812,13 @@ class Run:
         self.args, self.device, self.dtype = args, device, dtype
         self.folder = Path(args.out)
         # What a checkpoint says of itself: enough to score and predict without anything else.
-        self.about = {"task": data.task, "network": network, "data": args.data, "classes": data.classes,
-                      "colors": [list(color) for color in data.colors], "size": list(data.size), "seed": args.seed,
-                      "pictures": {name: split.digest for name, split in data.splits.items()}, **about}
-        is_data = args.data not in NAMED and self.folder.resolve() == Path(args.data).resolve()
+        self.about = {"task": data.task, "network": network, "data": args.data, "size": list(data.size),
+                      "seed": args.seed, "classes": data.classes, "colors": [list(color) for color in data.colors],
+                      "ids": data.ids, "pictures": {name: split.digest for name, split in data.splits.items()}, **about}
+        place = self.folder.resolve()  # within the data its pictures would be data at the next run
+        is_data = args.data not in NAMED and place.is_relative_to(Path(args.data).resolve())
         if is_data or self.folder.name in ("", ".."):
-            raise InputError(f"--out {args.out}: give the run a folder of its own")
+            raise InputError(f"--out {args.out}: give the run a folder of its own, outside the data")
         images = len(data.splits["train"])
         self.steps_per_epoch = max(images // args.batch_size, 1)
         self.batch_size = min(args.batch_size, images)

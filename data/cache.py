@@ -7,25 +7,26 @@ date, and all of it is safe to delete.
 import contextlib
 import hashlib
 import json
+import mmap
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
 from data import InputError, scenes, street
 from data.download import temporary_name
-from data.images import Classes, Samples, names_and_colors, show, some
+from data.images import Classes, Samples, scored_classes, show, some
 
-CACHE_VERSION = 1  # part of the caches' names: raise it when the arrays' form or content changes
+CACHE_VERSION = 2  # part of the caches' names: raise it when the arrays' form or content changes
 
 
 # ---------------------------------------------------------------------------- a data set before and after it is decoded
@@ -82,6 +83,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getstate__(self) -> dict:
+        """For loader processes that are not forked: a mapped file travels by its name, not as a copy of its bytes."""
+        return {key: str(value.filename) if isinstance(getattr(value, "base", None), mmap.mmap) else value
+                for key, value in vars(self).items()}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update({key: np.load(value, mmap_mode="r") if isinstance(value, str) else value
+                           for key, value in state.items()})
+
     @property
     def digest(self) -> str:
         """Tells whether a split holds the same pictures as before, by their names."""
@@ -115,7 +125,11 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 _state = None  # what this worker process works on: sent once a worker, not once a job
 
 
-def _start_worker(state) -> None:
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_worker(state) -> None:
     global _state
     _state = state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
@@ -128,20 +142,31 @@ def _start_worker(state) -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def _run_job(function, job):
+def run_job(function, job):
     return function(_state, *job)
+
+
+def _in_order(pool, function, jobs, ahead: int):
+    """Yield the jobs' results; at most `ahead` are made before they are asked for, or a slow disk would fill memory."""
+    pending = deque()
+    for job in jobs:
+        pending.append(pool.submit(run_job, function, job))
+        if len(pending) == ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def parallel(function, splits: dict, label: str):
     """Yield (split, start, function(splits, split, start, end)) for runs of samples, in order, made on all cores."""
     jobs = [(split, start, min(start + 32, len(samples)))
             for split, samples in splits.items() for start in range(0, len(samples), 32)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool, results = None, (function(splits, *job) for job in jobs)
     if len(jobs) >= 4:  # fewer are not worth a process
         context = multiprocessing.get_context(START_METHOD)
-        pool = ProcessPoolExecutor(min(cores, len(jobs)), context, _start_worker, (splits,))
-        results = pool.map(partial(_run_job, function), jobs)
+        workers = min(usable_cores(), len(jobs))
+        pool = ProcessPoolExecutor(workers, context, start_worker, (splits,))
+        results = _in_order(pool, function, jobs, ahead=4 * workers)
     try:
         with tqdm(total=sum(map(len, splits.values())), unit="img", desc=label, disable=None) as bar:
             for (split, start, end), result in zip(jobs, results):
@@ -215,9 +240,10 @@ def write_cache(source: Source, task: str, folder: str) -> None:
                 grey += [names[split][start + i] for i in np.flatnonzero(is_grey)]
         if task == "colorization" and grey:
             source.notes.append(f"{len(grey)} greyscale pictures, which teach grey: {some(grey)}")
-        classes, colors = names_and_colors(source.classes)
+        about = {"notes": source.notes, "names": names}
+        about |= zip(("classes", "colors", "ids"), scored_classes(source.classes))
         with open(os.path.join(temporary, "about.json"), "w", encoding="utf-8") as file:
-            json.dump({"notes": source.notes, "classes": classes, "colors": colors, "names": names}, file)
+            json.dump(about, file)
         os.rename(temporary, folder)
     except OSError:
         if not os.path.isdir(folder):  # else another process was first, with the same arrays

@@ -3,6 +3,7 @@
 A download goes on where it was interrupted; a folder appears under its name when it is whole.
 """
 import contextlib
+import csv
 import hashlib
 import http.client
 import os
@@ -118,8 +119,8 @@ def unpack(archive: str, folder: str, pattern: str, limit: int = 1 << 30) -> Non
 # ------------------------------------------------------------------------------------------------- the named data sets
 
 
-def fetch_camvid(root: str) -> None:
-    """Download CamVid in its public SegNet version to `root`, which appears when it is whole."""
+def fetch_camvid(root: str, classes: Classes) -> None:
+    """Download CamVid in its public SegNet version to `root`, which appears when it is whole, with a classes.csv."""
     archive, temporary = f"{root}.zip", temporary_name(root)
     try:
         if not os.path.exists(archive):
@@ -129,6 +130,9 @@ def fetch_camvid(root: str) -> None:
             for name in (split, f"{split}annot"):
                 if len(list_images(os.path.join(temporary, name))) != count:
                     raise InputError(f"{show(archive)}: {name} does not hold {count} pictures; delete it")
+        with open(os.path.join(temporary, "classes.csv"), "w", newline="", encoding="utf-8") as file:
+            rows = ((id, classes.names.get(id, "void"), *color) for id, color in classes.colors.items())
+            csv.writer(file, lineterminator="\n").writerows([("id", "name", "r", "g", "b"), *rows])
         os.rename(temporary, root)
         os.remove(archive)
     except (InputError, OSError) as error:

@@ -49,12 +49,21 @@ def _image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
-def list_images(folder: str, fail=stop, skip=()) -> dict[str, str]:
+def is_picture(name: str) -> bool:
+    """Whether a file's suffix is that of a picture."""
+    return os.path.splitext(name)[1].lower() in _image_suffixes()
+
+
+NO_NEWS = ("Thumbs.db", "desktop.ini", "classes.csv")  # files of which nobody wants to read that they are no pictures
+
+
+def list_images(folder: str, fail=stop, skip=(), notes=None) -> dict[str, str]:
     """All pictures below a folder, sorted: relative path, without suffix where that stays unique -> path.
 
-    Hidden files and files without a picture's suffix are left out, and so are the sub-folders named in `skip`.
+    Hidden files, the sub-folders named in `skip` and what a Mac adds to a zip are left out; files without a picture's
+    suffix too, but with a line in `notes`.
     """
-    top, paths = os.path.realpath(folder), []
+    top, paths, left = os.path.realpath(folder), [], []
 
     def walk(place: str, relative: str):
         try:
@@ -62,19 +71,26 @@ def list_images(folder: str, fail=stop, skip=()) -> dict[str, str]:
         except OSError as error:
             return fail(f"{show(place)}: {error.strerror}; put the pictures there")
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in skip:
+            if entry.name.startswith(".") or entry.name in ("__MACOSX", *skip):
                 continue
             if entry.is_symlink() and not os.path.realpath(entry.path).startswith(top + os.sep):
                 fail(f"{show(entry.path)}: a link that leads out of the folder; put the file itself there")
             elif entry.is_dir(follow_symlinks=False):
                 walk(entry.path, f"{relative}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in _image_suffixes() and entry.is_file():
+            elif is_picture(entry.name) and entry.is_file():
                 paths.append((relative + entry.name, entry.path))
+            elif entry.name not in NO_NEWS and not is_picture(entry.name):
+                left.append(relative + entry.name)
 
     walk(folder, "")
     if not paths:
         fail(f"{show(folder)}: no pictures in this folder; put them there")
     stems = Counter(os.path.splitext(relative)[0] for relative, _ in paths)
+    if notes is not None and left:
+        notes.append(f"{show(folder)}: {len(left)} files without a picture's suffix are left out: {some(left)}")
+    if notes is not None and (twins := [stem for stem in stems if stems[stem] > 1]):
+        notes.append(f"{show(folder)}: {len(twins)} names stand for two pictures, as {show(twins[0])}; if those are "
+                     "the same, remove one, or it may be in train and in test")
     return {stem if stems[stem := os.path.splitext(relative)[0]] == 1 else relative: path for relative, path in paths}
 
 
@@ -136,9 +152,12 @@ def _convert(image: Image.Image, mode: str, path) -> Image.Image:
         raise InputError(f"{show(path)}: its mode {image.mode} is of no use here; save it as PNG or JPEG") from error
 
 
-def read_mask(path) -> np.ndarray:
-    """Read a mask as it stands, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError."""
-    image = _load(path)
+def read_mask(path, colors=None) -> np.ndarray:
+    """Read a mask as it stands, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError.
+
+    `colors`: the classes', by raw id, which a palette may hold in an order of its own; see `by_palette`.
+    """
+    image = by_palette(_load(path), colors)
     if image.mode in ("LA", "La", "PA"):
         image = image.getchannel(0)
     elif len(image.getbands()) > 1:
@@ -150,12 +169,29 @@ def read_mask(path) -> np.ndarray:
                      f"{values.min():g} to {values.max():g}; save it as 8-bit PNG")
 
 
+def by_palette(image: Image.Image, colors) -> Image.Image:
+    """A palette picture as RGB where all that it shows are the classes' colours; any other picture as it is.
+
+    Programs that reduce colours (GIF always does) number them as they like. PASCAL VOC's palette, which label tools
+    write whatever the classes, says nothing.
+    """
+    if image.mode != "P" or not colors:
+        return image
+    table = np.array(image.getpalette(), np.uint8).reshape(-1, 3).tolist()
+    shown = {index: tuple(table[index]) if index < len(table) else None for _, index in image.getcolors(256)}
+    usual = palette(256)
+    if all(color == usual[index] for index, color in shown.items()) or not set(shown.values()) <= set(colors.values()):
+        return image
+    return image.convert("RGB")
+
+
 def image_size(path) -> tuple[int, int]:
     """(height, width) of a picture when upright, from its header alone. Raises InputError."""
     with open_image(path) as image:
         width, height = image.size
         try:  # asking a PNG for EXIF data that it lacks would decode all of it
-            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            told = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
+            exif = image.getexif() if image.format != "PNG" or told else {}
             return (width, height) if exif.get(0x0112) in (5, 6, 7, 8) else (height, width)
         except Exception as error:
             raise InputError(f"{show(path)}: damaged EXIF data; save the picture again") from error
@@ -223,12 +259,13 @@ def read_classes(folder) -> Classes | None:
     return Classes(dict(sorted(names.items())), dict(sorted(colors.items())), void_ids)
 
 
-def names_and_colors(classes: Classes | list[str] | None) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """The scored classes' names, and where they are masks' their colours (made up where none are given), in order."""
+def scored_classes(classes: Classes | list[str] | None) -> tuple[list[str], list[tuple[int, int, int]], list[int]]:
+    """The scored classes in order: names and, of masks, colours (made up where none are given) and raw ids."""
     if not isinstance(classes, Classes):
-        return classes or [], []
-    spare = palette(len(classes.names))
-    return list(classes.names.values()), [classes.colors.get(id, spare[i]) for i, id in enumerate(classes.names)]
+        return classes or [], [], []
+    spare = palette(256)
+    colors = [classes.colors.get(id, spare[id]) for id in classes.names]
+    return list(classes.names.values()), colors, list(classes.names)
 
 
 def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]:
@@ -350,7 +387,7 @@ class Samples:
         Raises InputError where its size is not its image's, or where it holds what it must not.
         """
         path = self.targets[i]
-        raw, size = read_mask(path), image_size(self.images[i])
+        raw, size = read_mask(path, self.classes and self.classes.colors), image_size(self.images[i])
         if raw.shape[:2] != size:
             raise InputError(f"{show(path)}: height and width are {raw.shape[:2]}, but {size} for its image "
                              f"{show(self.images[i])}; make them equal")

@@ -12,6 +12,7 @@ One file down each: data/cache.py decodes and keeps, data/download.py fetches, d
 """
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -27,11 +28,12 @@ from data.images import (
     Samples,
     image_size,
     infer_classes,
+    is_picture,
     list_images,
-    names_and_colors,
     open_image,
     read_classes,
     read_image,
+    scored_classes,
     show,
     some,
     stop,
@@ -39,6 +41,7 @@ from data.images import (
 
 SPLITS = ("train", "val", "test")
 MAX_SIDE = 8192
+SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|dev|test)(ing|id|idation)?_?(set)?(?![a-z])")  # in a folder's name
 MASK_SUFFIXES = ("", "_mask", "_label", "_gt", "_L")
 FOLDER_LAYOUTS = {
     "segmentation": "{train,val,test}/{images,masks}, or {train,val,test} and {train,val,test}annot, or images, masks",
@@ -66,21 +69,27 @@ class DataSet:
     size: tuple[int, int]
     classes: list[str]  # the scored ones, in the order of their ids
     colors: list[tuple[int, int, int]]
+    ids: list[int]  # what masks call these classes
     splits: dict[str, Split]
     notes: list[str] = field(default_factory=list)
     assignment: dict[str, list[str]] | None = None  # split -> names, where the split was made here
 
 
 # ------------------------------------------------------------------------------------------- finding files in folders
-# `fail` takes each mistake's message, as in list_images.
+# `fail` takes each mistake's message, as in list_images; `notes` what is worth knowing and no mistake.
 
 def split_folders(root: str) -> dict[str, str]:
     """The folders of a data set's splits; the whole as "train" where it has none (hold_out then makes them)."""
-    for name in sorted(os.listdir(root)):
-        if name.lower() in (*SPLITS, "training", "valid", "validation", "testing") and name not in SPLITS:
-            raise InputError(f"{show(os.path.join(root, name))}: splits are called train, val and test; rename it")
-    found = {split: os.path.join(root, split) for split in SPLITS}
-    return {split: path for split, path in found.items() if os.path.isdir(path)} or {"train": root}
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+    found = {split: os.path.join(root, split) for split in SPLITS if split in names}
+    meant = [name for name in names if name not in SPLITS and SPLIT_WORD.search(name.lower())]
+    plain = [name for name in meant if SPLIT_WORD.fullmatch(name.lower())]
+    rest = Counter(SPLIT_WORD.sub("", name.lower(), count=1) for name in meant)
+    # toy_train, or test_tube beside train_station, may be classes; seg_train beside seg_test are splits.
+    if plain or not found and max(rest.values(), default=0) > 1:
+        raise InputError(f"{show(os.path.join(root, (plain or meant)[0]))}: splits are called train, val and test; "
+                         "rename it, with its classes or pictures right inside")
+    return found or {"train": root}
 
 
 def find_segmentation(root: str, notes: list[str], fail=stop) -> dict[str, Samples]:
@@ -94,7 +103,7 @@ def find_segmentation(root: str, notes: list[str], fail=stop) -> dict[str, Sampl
             if not os.path.isdir(folder):
                 raise InputError(f"{show(folder)}: no such folder; a folder for segmentation holds "
                                  f"{FOLDER_LAYOUTS['segmentation']}")
-        pictures, found, pairs = list_images(images, fail), list_images(masks, fail), []
+        pictures, found, pairs = list_images(images, fail, notes=notes), list_images(masks, fail, notes=notes), []
         for name, path in pictures.items():
             mask = next((name + suffix for suffix in MASK_SUFFIXES if name + suffix in found), None)
             if mask is None:
@@ -107,15 +116,19 @@ def find_segmentation(root: str, notes: list[str], fail=stop) -> dict[str, Sampl
     return splits
 
 
-def find_classification(root: str, fail=stop) -> tuple[dict[str, Samples], list[str]]:
+def find_classification(root: str, notes: list[str], fail=stop) -> tuple[dict[str, Samples], list[str]]:
     """The pictures of {train,val,test}/<class> or <class>, labelled by the order of the classes' names."""
     places = split_folders(root)
-    names = {split: sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and entry.name[0] != ".")
-             for split, place in places.items()}
+    names = {}
+    for split, place in places.items():
+        entries = sorted((entry for entry in os.scandir(place) if entry.name[0] != "."), key=lambda entry: entry.name)
+        names[split] = [entry.name for entry in entries if entry.is_dir() and entry.name != "__MACOSX"]
+        if loose := [entry.name for entry in entries if is_picture(entry.name) and not entry.is_dir()]:
+            notes.append(f"{show(place)}: {len(loose)} pictures in no class's folder are left out: {some(loose)}")
     first, classes = next(iter(names.items()))
     if strange := [name for name in classes if not name.isprintable()]:
         raise InputError(f"{show(os.path.join(places[first], strange[0]))}: rename this class with plain characters")
-    if len(classes) < 2 or "masks" in classes:
+    if len(classes) < 2 or "images" in classes:
         raise InputError(f"{show(places[first])}: its folders are no classes ({some(classes) or 'none'}); a folder for "
                          f"classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
     splits = {split: Samples([], [], []) for split in places}
@@ -124,19 +137,21 @@ def find_classification(root: str, fail=stop) -> tuple[dict[str, Samples], list[
             fail(f"{show(os.path.join(root, split, name))}: this class is not in both {first} and {split}; add "
                  f"pictures to the one that lacks it, or remove {split}, to have it held out of train")
         for label, name in enumerate(classes):
-            pictures = list_images(os.path.join(places[split], name), fail) if name in names[split] else {}
+            if name not in names[split]:
+                continue
+            pictures = list_images(os.path.join(places[split], name), fail, notes=notes)
             samples.names += [f"{name}/{stem}" for stem in pictures]
             samples.images += pictures.values()
             samples.targets += [label] * len(pictures)
     return splits, classes
 
 
-def find_pictures(root: str, fail=stop) -> dict[str, Samples]:
+def find_pictures(root: str, notes: list[str], fail=stop) -> dict[str, Samples]:
     """All the pictures of a folder or its splits; masks are left out."""
     splits = {}
     for split, place in split_folders(root).items():
         inner = os.path.join(place, "images")
-        pictures = list_images(inner if os.path.isdir(inner) else place, fail, skip=("masks",))
+        pictures = list_images(inner if os.path.isdir(inner) else place, fail, skip=("masks",), notes=notes)
         splits[split] = Samples(list(pictures), list(pictures.values()))
     return splits
 
@@ -149,6 +164,12 @@ def hold_out(source: Source, seed: int) -> None:
     missing, train = [split for split in ("val", "test") if split not in source.splits], source.splits.get("train")
     if not missing or not train:
         return
+    folders = {folder for name in train.names for folder in itertools.accumulate(name.split("/")[:-1], os.path.join)}
+    inside = sorted({os.path.basename(folder) for folder in folders} & set(SPLITS))
+    beside = Counter(os.path.dirname(folder) for folder in folders if os.path.basename(folder) in SPLITS)
+    if max(beside.values(), default=0) > 1:
+        raise InputError(f"{show(source.root)}: folders called {' and '.join(inside)} lie deeper inside and would be "
+                         "mixed; put train, val and test at the top, each with what is inside them now")
     groups, chosen = {}, {split: [] for split in ("train", *missing)}
     for i in sorted(range(len(train)), key=lambda i: hashlib.sha256(repr((seed, train.names[i])).encode()).digest()):
         groups.setdefault(train.targets[i] if train.targets and not train.masked else None, []).append(i)
@@ -207,22 +228,25 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, fail=stop)
         source.classes = {"segmentation": SCENE_CLASSES, "classification": list(scenes.SCENE_TYPES)}.get(task)
         return source
     if data == "camvid" and not os.path.isdir(source.root):
-        fetch_camvid(source.root)
+        fetch_camvid(source.root, SCENE_CLASSES)
     if data in NAMED and data != "camvid":
         source.splits, source.classes = find_torchvision(data, source.root, task)
     elif task == "classification":
-        source.splits, source.classes = find_classification(source.root, fail)
+        source.splits, source.classes = find_classification(source.root, source.notes, fail)
     elif task == "segmentation":
         source.splits = find_segmentation(source.root, source.notes, fail)
         source.classes = read_classes(source.root) or (SCENE_CLASSES if data == "camvid" else None)
     else:
-        source.splits = find_pictures(source.root, fail)
+        source.splits = find_pictures(source.root, source.notes, fail)
     if task == "colorization":  # pictures alone
         source.classes = None
         for samples in source.splits.values():
             samples.targets = None
     hold_out(source, seed)
     source.size = source.size or usual_size(source)
+    if min(source.size) < least:
+        raise InputError("{}: its pictures are of {}x{}, too small; give a larger --size".format(
+            show(source.root), *source.size))
     for samples in source.splits.values():
         samples.size, samples.classes = source.size, source.classes
     return source
@@ -252,6 +276,7 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     those needed. Raises InputError, one line that names the file and the remedy, where the data are not in order.
     """
     source = find_source(data, task, size, data_dir, seed)
+    known, source.notes = source.notes, []  # what was found; what decoding adds is kept with the cache
     for split in splits:
         if split not in source.splits:
             raise InputError(f"{show(source.root)}: no {split} split; a folder for {task} holds {FOLDER_LAYOUTS[task]}")
@@ -271,12 +296,12 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
                                 "pictures are decoded at each use")
     if cached is not None:
         about, opened = cached
-        notes, classes, colors = about["notes"], about["classes"], list(map(tuple, about["colors"]))
+        notes, classes, colors, ids = about["notes"], about["classes"], list(map(tuple, about["colors"])), about["ids"]
     else:
         opened = {split: lazy_split(source.splits[split], task) for split in splits}
-        notes, (classes, colors) = source.notes, names_and_colors(source.classes)
-    return DataSet(source.name, task, source.size, classes, colors, {split: opened[split] for split in splits}, notes,
-                   source.assignment)
+        notes, (classes, colors, ids) = source.notes, scored_classes(source.classes)
+    return DataSet(source.name, task, source.size, classes, colors, ids, {split: opened[split] for split in splits},
+                   known + notes, source.assignment)
 
 
 def _inspect(splits, split: str, start: int, end: int) -> list[tuple[list[str], str | None, np.ndarray | None]]:
@@ -334,7 +359,7 @@ def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_d
     lines = [f"{source.name}: {task} at {source.size[0]}x{source.size[1]} (height x width)", *source.notes]
     lines += [f"{split}: {len(samples)} pictures" for split, samples in source.splits.items()]
     lines += [f"{count} x {fact}" for fact, count in facts.most_common(12)]
-    for index, name in enumerate(names_and_colors(source.classes)[0]):
+    for index, name in enumerate(scored_classes(source.classes)[0]):
         if task == "segmentation":
             total = sum(counts[index] for counts in pixels.values())
             shares = ", ".join(f"{split} {c[index] / max(1, c.sum()):.2%}" for split, c in pixels.items())

@@ -2,10 +2,9 @@
 
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
 
-Submissions come from strangers: nothing in them is run, unpickled or unpacked to disk.
+How they are read, with the care that strangers' files need, stands in submissions.py.
 """
 import base64
-import csv
 import hashlib
 import html
 import io
@@ -13,49 +12,33 @@ import json
 import math
 import os
 import re
-import stat
-import warnings
-import zipfile
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 import utils
 from data import InputError, cache, sources
-from data.images import (
-    NO_CLASS,
-    Classes,
-    decode_mask,
-    infer_classes,
-    look_up,
-    names_and_colors,
-    read_classes,
-    read_image,
-    show,
-    some,
-    stop,
-)
-from evaluate import (
-    as_batch,
-    lightness_and_ab,
-    predict_classification,
-    predict_colorization,
-    predict_segmentation,
-    to_pictures,
-    unused,
-    with_colors,
-)
+from data.images import Classes, decode_mask, infer_classes, read_classes, read_image, scored_classes, show, some, stop
+from evaluate import as_batch, lightness_and_ab, to_pictures, with_colors
 from evaluation.counts import COMPUTE, ROW
 from evaluation.pages import SORT, figures, format_interval, page, table
+from evaluation.submissions import (
+    TROUBLES,
+    composed,
+    is_checkpoint,
+    list_files,
+    read_labels,
+    read_pictures,
+    run_checkpoint,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # How a task is scored; what a prediction counts for stands in counts.py
@@ -81,20 +64,14 @@ def default_rubric(task, classes):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The truth, and submissions, which come from strangers
-
-MAX_FILES, MAX_FILE, MAX_BYTES, MAX_RATIO = 10_000, 64 << 20, 2 << 30, 200  # of a submission
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF",
-           ".tiff": "TIFF", ".webp": "WEBP"}
-SUFFIXES = (*sources.MASK_SUFFIXES, "_pred")
-TROUBLES = ("missing", "misnamed", "extra", "wrong size", "unreadable", "out of range", "refused")
+# The truth
 
 
 @dataclass
 class Truth:
     """What submissions are held against, decoded once. `index` finds a picture by its name or, if unique, its stem."""
     task: str
-    names: list
+    names: list  # as they are shown: without folders where that stays unique, for a class's folder is the answer
     images: list  # paths
     targets: list  # masks (H, W) with 255 void, labels, or pictures (H, W, 3)
     classes: list
@@ -115,10 +92,10 @@ def open_truth(args):
         raise InputError(f"--truth {show(args.truth)}: it holds splits; give one: "
                          f"{show(os.path.join(args.truth, inner[-1]))}")
     if args.task == "classification":
-        splits, classes = sources.find_classification(root)
+        splits, classes = sources.find_classification(root, [])
     else:
-        splits = sources.find_segmentation(root, []) if args.task == "segmentation" else sources.find_pictures(root)
-        classes = []
+        find = sources.find_segmentation if args.task == "segmentation" else sources.find_pictures
+        splits, classes = find(root, []), []
     split, = splits.values()
     targets = split.targets
     if args.task == "segmentation":
@@ -129,18 +106,19 @@ def open_truth(args):
                                       split.targets)
             print(note)
             targets = [decode_mask(mask, raw) for mask in targets]
-        classes, colors = names_and_colors(raw)
+        classes, colors, _ = scored_classes(raw)
     elif args.task == "colorization":
         targets = [np.asarray(read_image(path)) for path in split.images]
-    stems = [name.rpartition("/")[2] for name in split.names]
+    names = [composed(name) for name in split.names]
+    stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
     index = {stem: i for i, stem in enumerate(stems) if counts[stem] == 1}
-    index |= {name: i for i, name in enumerate(split.names)}
+    index |= {name: i for i, name in enumerate(names)}
     rubric = read_rubric(args.rubric, args.task) if args.rubric else default_rubric(args.task, classes)
     number = len(split)
     samples = np.random.default_rng(args.seed).multinomial(number, np.full(number, 1 / number), 1000).astype(float)
-    return Truth(args.task, split.names, split.images, targets, classes, colors, index, rubric, args.missing, samples,
-                 raw)
+    shown = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
+    return Truth(args.task, shown, split.images, targets, classes, colors, index, rubric, args.missing, samples, raw)
 
 
 def read_rubric(path, task):
@@ -151,8 +129,10 @@ def read_rubric(path, task):
             if metric not in METRICS[task]:
                 raise ValueError(f"{metric} is none of {', '.join(METRICS[task])}")
             values, points = np.array(steps, float).reshape(-1, 2).T
-            if len(values) != len(steps) or not np.isfinite([values, points]).all() or (np.diff(values) <= 0).any():
+            pairs = 0 < len(values) == len(steps) and np.isfinite([values, points]).all()
+            if not pairs or (np.diff(values) <= 0).any():
                 raise ValueError(f"{metric} needs pairs of numbers whose first ones ascend")
+            rubric[metric] = np.stack([values, points], 1).tolist()
         if not rubric:
             raise ValueError("it is empty")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -161,167 +141,8 @@ def read_rubric(path, task):
     return rubric
 
 
-def list_entries(path):
-    """Yield (name, bytes, why it is refused or None, a function that reads it) of what a folder, zip or file holds."""
-    if os.path.isdir(path):
-        for place, folders, files in os.walk(path):  # follows no links
-            folders.sort()
-            for file in sorted(files + [folder for folder in folders if os.path.islink(os.path.join(place, folder))]):
-                full = os.path.join(place, file)
-                about = os.lstat(full)
-                reason = ("a link; hand in the file itself" if stat.S_ISLNK(about.st_mode)
-                          else None if stat.S_ISREG(about.st_mode) else "not a plain file")
-                yield os.path.relpath(full, path).replace(os.sep, "/"), about.st_size, reason, Path(full).read_bytes
-    elif path.lower().endswith(".zip"):
-        archive = zipfile.ZipFile(path)
-        for entry in archive.infolist():
-            name = entry.filename.replace("\\", "/")
-            ratio = entry.file_size / max(entry.compress_size, 1)
-            reason = ("leads out of the archive" if name[:1] == "/" or ".." in name.split("/") or name[1:2] == ":"
-                      else "a link; hand in the file itself" if stat.S_ISLNK(entry.external_attr >> 16)
-                      else "encrypted" if entry.flag_bits & 1
-                      else "packed by an unusual method" if entry.compress_type not in (0, 8)
-                      else f"unpacks to {ratio:.0f} times its size" if ratio > MAX_RATIO and entry.file_size > 1 << 20
-                      else None)
-            if not entry.is_dir():
-                yield name, entry.file_size, reason, partial(archive.read, entry)
-    else:
-        yield os.path.basename(path), os.path.getsize(path), None, Path(path).read_bytes
-
-
-def list_files(path, troubles):
-    """Name -> a function that reads the file, for every file of a submission that may be read. Nothing is unpacked."""
-    files, total = {}, 0
-    for number, (name, size, reason, read) in enumerate(list_entries(path), 1):
-        total += size
-        if number > MAX_FILES or total > MAX_BYTES:
-            raise InputError(f"more than {MAX_FILES:,} files or {MAX_BYTES >> 30} GB")
-        reason = reason or (f"larger than {MAX_FILE >> 20} MB" if size > MAX_FILE else
-                            "there twice" if name in files else None)
-        if reason:
-            troubles["refused"].append(f"{show(name)}: {reason}")
-        elif not any(part[:1] == "." or part == "__MACOSX" for part in name.split("/")):
-            files[name] = read
-    return files
-
-
-def find_picture(truth, name):
-    """The index of the true picture that a file's name stands for, in whatever folder and with any known suffix."""
-    parts = name.split("/")[-8:]
-    for start in range(len(parts)):
-        key = "/".join(parts[start:])
-        for suffix in SUFFIXES:
-            if key.endswith(suffix) and (index := truth.index.get(key.removesuffix(suffix))) is not None:
-                return index
-    return None
-
-
-def read_pictures(truth, files, troubles):
-    """Yield (index, mask or colour picture) in the truth's order, of the files that hold one."""
-    pairs, extra = {}, []
-    for name in sorted(files, key=lambda name: ("images" in name.split("/"), name)):  # those may be the data's own
-        stem, suffix = os.path.splitext(name)
-        index = find_picture(truth, stem) if suffix.lower() in FORMATS else None
-        if index in pairs:
-            troubles["extra"].append(f"{show(name)}: {show(pairs[index])} was taken for that picture")
-        elif index is not None:
-            pairs[index] = name
-        elif not stem.endswith("_overlay"):  # predict's, to look at
-            extra.append(name)
-    absent = [name.lower() for i, name in enumerate(truth.names) if i not in pairs]
-    for name in extra:
-        meant = next((other for other in absent if other in name.lower()), None)
-        kind, hint = ("misnamed", f": meant for {show(meant)}?") if meant else ("extra", "")
-        troubles[kind].append(show(name) + hint)
-    for index, name in sorted(pairs.items()):
-        height, width = truth.targets[index].shape[:2]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image = Image.open(io.BytesIO(files[name]()), formats=list(set(FORMATS.values())))
-                if sorted(image.size) == [min(height, width), max(height, width)]:  # else nothing of it is decoded
-                    image = ImageOps.exif_transpose(image)
-                if image.size == (width, height):
-                    picture = (as_mask(image, truth, name, troubles) if truth.task == "segmentation"
-                               else np.array(image.convert("RGB")))
-        except Exception as error:  # on malformed files zipfile and Pillow's decoders raise nearly anything
-            reason = "no picture" if isinstance(error, UnidentifiedImageError) else show(str(error))[:100]
-            troubles["unreadable"].append(f"{show(name)}: {reason or type(error).__name__}")
-            continue
-        if image.size == (width, height):
-            yield index, picture
-        else:
-            troubles["wrong size"].append(f"{show(name)}: {image.height}x{image.width} in place of {height}x{width}")
-
-
-def as_mask(image, truth, name, troubles):
-    """A mask of ids, palette indices, 0 and 255, or the classes' colours -> class ids, NO_CLASS for all others."""
-    if image.mode in ("LA", "PA"):
-        image = image.getchannel(0)
-    elif image.mode not in ("1", "L", "P", "I", "I;16", "RGB"):
-        image = image.convert("RGB")
-    mask, values = look_up(np.asarray(image).clip(0, 255).astype(np.uint8), truth.raw)
-    if len(truth.classes) == 2 and 0 in truth.raw.names and values.dtype == np.uint8:
-        others = np.flatnonzero(np.bincount(values.ravel(), minlength=256)[1:]) + 1
-        if others.tolist() in ([1], [255]):  # background and foreground, which many write as 0 and 255
-            mask = (values > 0).astype(np.uint8)
-    if (wrong := mask == NO_CLASS).any():
-        found = np.unique(values[wrong])
-        listed = ", ".join(f"{v:06x}" if values.dtype == np.uint32 else str(v) for v in found[:5])
-        troubles["out of range"].append(f"{show(name)}: {wrong.sum()} pixels are of no class (values {listed})")
-    return mask
-
-
-def read_labels(truth, files, troubles):
-    """Yield (index, label) in the truth's order from the first CSV with columns name and label; -1: no class."""
-    labels, known = {}, {name: i for i, name in enumerate(truth.classes)}
-    for file in sorted(files):
-        if not file.lower().endswith(".csv") or labels:
-            troubles["extra"].append(show(file))
-            continue
-        text = files[file]().decode("utf-8-sig", errors="replace")
-        reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",")
-        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
-        if not {"name", "label"} <= set(reader.fieldnames):
-            troubles["extra"].append(f"{show(file)}: its first line does not say name,label")
-            continue
-        for row in reader:
-            name, label = (row["name"] or "").strip().replace("\\", "/"), (row["label"] or "").strip()
-            index = find_picture(truth, name)
-            index = find_picture(truth, os.path.splitext(name)[0]) if index is None else index
-            if index is None or index in labels:
-                troubles["extra"].append(show(name))
-                continue
-            labels[index] = known.get(label, -1)
-            if label not in known:
-                troubles["out of range"].append(f"{show(name)}: there is no class {show(label)}")
-    yield from sorted(labels.items())
-
-
-def run_checkpoint(truth, path, device, dtype):
-    """Yield (index, prediction) of one of our checkpoints for every true picture, at its own size."""
-    if os.path.islink(os.path.join(path, "best.pt") if os.path.isdir(path) else path):
-        stop("a link; hand in the file itself")
-    model, checkpoint = utils.load_for_inference(path, device, dtype)
-    if checkpoint["task"] != truth.task or checkpoint["classes"] != truth.classes:
-        raise InputError(f"a network for {checkpoint['task']}, or for other classes than the truth's")
-    predict = {"segmentation": predict_segmentation, "classification": predict_classification,
-               "colorization": predict_colorization}[truth.task]
-    autocast = utils.autocast(device, dtype)
-    for index, picture in enumerate(truth.images):
-        with autocast():
-            prediction = predict(model, checkpoint, read_image(picture), device)
-        if truth.task == "classification":
-            prediction = truth.classes.index(prediction[0])
-        yield index, np.array(prediction)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # One submission
-
-
-def is_checkpoint(path):
-    return path.lower().endswith(".pt") or os.path.isfile(os.path.join(path, "best.pt"))
 
 
 def grade_files(truth, path):
@@ -346,18 +167,22 @@ def grade_predictions(truth, predict):
     absent = [i for i in range(len(truth.names)) if i not in rows]
     troubles["missing"] += [show(truth.names[i]) for i in absent]
     given = len(rows)
+    alone = compute(np.sum(list(rows.values()), 0, dtype=float)) if given else None
     rows |= {i: row(truth.targets[i], None, len(truth.classes)) for i in absent}
     rows = np.stack([rows[i] for i in range(len(truth.names))]).astype(float)
     metrics = compute(rows.sum(0))
     resampled = compute(np.tensordot(truth.samples, rows, 1))
     refused = error or absent and truth.missing == "refuse"
-    points = {metric: 0.0 if refused or not given else float(np.interp(metrics[metric], *np.array(steps, float).T))
+    # Too much colour, which costs points, is not made good by leaving pictures out.
+    points = {metric: 0.0 if refused or not given else
+              min(float(np.interp(found[metric], *np.transpose(steps))) for found in (metrics, alone))
               for metric, steps in truth.rubric.items()}
     return {
         "status": "refused" if refused else "ok" if not absent else "incomplete" if given else "empty",
         "points": sum(points.values()), "points by metric": points, "given": given,
         "metrics": {metric: float(metrics[metric]) for metric in METRICS[truth.task]},
-        "intervals": {metric: np.percentile(resampled[metric], (2.5, 97.5)).tolist() for metric in METRICS[truth.task]},
+        "intervals": {metric: np.percentile(resampled[metric], (2.5, 97.5)).tolist() if len(rows) >= 5 else [None, None]
+                      for metric in METRICS[truth.task]},  # fewer differ too little from sample to sample
         "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())],
         "troubles": dict(troubles), "digest": digest.hexdigest() if given else None,
         "worst": [draw_worst(truth, *each) for each in worst if each[0] < PERFECT[truth.task]],
@@ -389,8 +214,8 @@ def grade_all(truth, paths, device, dtype):
     grades, bar = {}, tqdm(total=len(paths), unit="submission", disable=None)
 
     def work(jobs, processes):
-        with ProcessPoolExecutor(processes, get_context(cache.START_METHOD), cache._start_worker, (truth,)) as pool:
-            futures = {path: pool.submit(cache._run_job, grade_files, (path,)) for path in jobs}
+        with ProcessPoolExecutor(processes, get_context(cache.START_METHOD), cache.start_worker, (truth,)) as pool:
+            futures = {path: pool.submit(cache.run_job, grade_files, (path,)) for path in jobs}
             for path, future in futures.items():
                 try:
                     grades[path] = future.result()
@@ -400,7 +225,7 @@ def grade_all(truth, paths, device, dtype):
 
     files = [path for path in paths if not is_checkpoint(path)]
     if files:
-        work(files, min(len(files), os.cpu_count()))
+        work(files, min(len(files), cache.usable_cores()))
     for path in files:
         if path not in grades:  # a process died and took its fellows along: one at a time, to find whose fault it was
             work([path], 1)
@@ -469,13 +294,15 @@ def grades_page(truth, rows, grades, baseline):
 
 def plain_name(name):
     """What a feedback page's file is called: ASCII, and the same whoever else is graded and however they do."""
-    plain = re.sub("[^a-z0-9]+", "_", name.lower())[:60].strip("_") or "submission"
-    return plain if name.isascii() else f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if re.fullmatch("[a-z0-9_][a-z0-9_.-]{,59}", name):
+        return name
+    plain = re.sub("[^a-z0-9]+", "_", name.lower())[:40].strip("_") or "submission"
+    return f"{plain}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def csv_row(row):
-    """A spreadsheet takes text that begins with one of these characters for a formula."""
-    return {key: "'" + value if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+    """A spreadsheet takes text for a formula that begins, in its row or after what it may split at, with these."""
+    return {key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
             for key, value in row.items()}
 
 
@@ -495,27 +322,29 @@ def grade(args):
     grades = {names[path]: grades[path] for path in paths}
 
     main = METRICS[truth.task][0]
-    order = sorted(grades, key=lambda name: (-grades[name]["points"], -grades[name]["metrics"][main], name))
-    used, twins, rows = set(), defaultdict(list), []
-    files = {name: unused(plain_name(name), used) + ".html" for name in sorted(grades)}
+    results = {name: (-each["points"], -each["metrics"][main]) for name, each in grades.items()}
+    order = sorted(grades, key=lambda name: (results[name], name))
+    better, twins, rows = sorted(results.values()), defaultdict(list), []
     for name in order:
         twins[grades[name]["digest"]].append(name)
-    for rank, name in enumerate(order, 1):
+    for name in order:
         each = grades[name]
         twin = [other for other in twins[each["digest"]] if each["digest"] and other != name]
         found = {trouble: each["troubles"].get(trouble, []) for trouble in TROUBLES}
         text = "; ".join(f"{trouble}: {some(names)}" for trouble, names in found.items() if names)
-        rows.append({"rank": rank, "submission": name, "status": each["status"], "points": round(each["points"], 3),
+        rows.append({"rank": better.index(results[name]) + 1, "submission": name, "status": each["status"],
+                     "points": round(each["points"], 3),
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
                      **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{BY_CLASS[truth.task]} {key}": value for key, value in zip(truth.classes, each["by class"])},
                      **{trouble: len(names) for trouble, names in found.items()},
-                     "identical to": ", ".join(twin), "problems": text, "feedback": files[name]})
-        utils.write_atomically(feedback / files[name], feedback_page(truth, name, each))
+                     "identical to": ", ".join(twin), "problems": text,
+                     "feedback": f"{plain_name(name)}.html"})
+        utils.write_atomically(feedback / f"{plain_name(name)}.html", feedback_page(truth, name, each))
     baseline = None
     if truth.task == "colorization":
         baseline = grade_predictions(truth, lambda _: grey_pictures(truth))["metrics"]
-    utils.write_csv(Path(args.out) / "grades.csv", map(csv_row, rows))
+    utils.write_csv(Path(args.out) / "grades.csv", map(csv_row, rows), encoding="utf-8-sig")  # as spreadsheets want it
     utils.write_atomically(Path(args.out) / "grades.html", grades_page(truth, rows, grades, baseline))
     for row in rows:
         troubles = count_troubles(row)

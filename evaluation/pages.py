@@ -63,4 +63,7 @@ def page(title, *parts):
 
 
 def format_interval(low, high):
+    """None for both where there are too few pictures for an interval."""
+    if low is None:
+        return "-"
     return f"{low:.3f}\u00a0to\u00a0{high:.3f}"  # on one line, also in a narrow column

@@ -56,7 +56,7 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     targets = {"segmentation": np.zeros((count, *size), np.uint8), "classification": np.zeros(count, np.int64)}
     split = Split(np.zeros((count, 3, *size), np.uint8), targets.get(task), [str(i) for i in range(count)])
     splits = {"train": split, "val": split, "test": split}
-    data = DataSet("zeros", task, size, ["a", "b", "c"], [(0, 0, 0)] * 3, splits)
+    data = DataSet("zeros", task, size, ["a", "b", "c"], [(0, 0, 0)] * 3, [0, 1, 2], splits)
     copies, load = BlockingCopies(), utils.Run.batches
     steps = []
 

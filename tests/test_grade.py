@@ -2,8 +2,10 @@
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -84,6 +86,14 @@ def course(tmp_path_factory):
     write(home, {f"perfect/{name}_overlay.jpg": b"x" for name in NAMES})
     write(home, {f"all of it/images/{name}.png": png(COLORS[mask[::-1]]) for name, mask in masks.items()})
     write(home, {f"all of it/masks/{name}": data for name, data in perfect.items()})
+    # Programs that reduce colours number them as they like, and some leave the photograph beside its mask.
+    (home / "gif").mkdir()
+    for name, mask in masks.items():
+        Image.fromarray(COLORS[mask]).save(home / "gif" / f"{name}.gif")
+    write(home, {f"gif/{name}.jpg": png(COLORS[mask[::-1]]) for name, mask in masks.items()})
+    write(home, {f"gif/a/{name}.png": b"broken" for name in masks})
+    write(home, {f"beside/{name}.png": png(COLORS[mask].mean(2).astype(np.uint8)) for name, mask in masks.items()})
+    write(home, {f"beside/{name}_mask.png": png(mask) for name, mask in masks.items()})
     write(home, {f"rgb/{name}_pred.png": png(COLORS[mask]) for name, mask in masks.items()})
     write(home, {f"noisy/{name}_mask.png": png(mask) for name, mask in noisy.items()})
     write(home, {f"=noisy <i>zwei \u00fc\u4e2d/work/{name}.png": png(mask) for name, mask in noisy.items()})
@@ -101,7 +111,7 @@ def course(tmp_path_factory):
         (home / "links" / f"{name}.png").symlink_to(truth / "masks" / f"{name}.png")
     (home / "palette").mkdir()
     for name, mask in masks.items():
-        evaluate.with_palette(mask, COLORS).save(home / "palette" / f"{name}.png")
+        evaluate.with_palette(mask, COLORS[:5], range(5)).save(home / "palette" / f"{name}.png")
     with zipfile.ZipFile(home / "packed.zip", "w") as archive:
         for name, data in perfect.items():
             archive.writestr(f"top/{name}", data)
@@ -110,6 +120,10 @@ def course(tmp_path_factory):
     with zipfile.ZipFile(home / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("street0.png", bytes(20 << 20))
         archive.writestr("street1.png", perfect["street1.png"])
+    packed = (home / "bomb.zip").read_bytes()
+    write(home, {"liar.zip": packed.replace((20 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little"))})
+    (home / "borrowed").symlink_to(home / "perfect")
+    os.mkfifo(home / "pipe.csv")
     header = bytearray(perfect["street0.png"])
     header[16:24] = (60_000).to_bytes(4, "big") * 2  # claims 3.6 billion pixels
     write(home, {"huge/street0.png": bytes(header)})
@@ -125,16 +139,18 @@ def course(tmp_path_factory):
 
 def test_every_verdict(course):
     rows, odd = course["rows"], "'=noisy <i>zwei \u00fc\u4e2d"
-    for name in ("perfect", "rgb", "palette", "packed.zip", "all of it"):
+    good = ("perfect", "rgb", "palette", "packed.zip", "all of it", "gif", "beside")
+    for name in good:
         assert rows[name]["status"] == "ok", name
         assert [float(rows[name][key]) for key in ("miou", "boundary_f1", "points")] == [1, 1, 10], name
-    assert rows["perfect"]["identical to"] == "all of it, packed.zip, palette, rgb"
+    assert rows["perfect"]["identical to"] == "all of it, beside, gif, packed.zip, palette, rgb"
     assert (rows["perfect"]["extra"], rows["all of it"]["extra"]) == ("0", "6")
     assert rows["noisy"]["identical to"] == odd and not rows["shifted"]["identical to"]
     assert "77" in rows["noisy"]["problems"] and rows["noisy"]["out of range"] == "1"
     assert 0.2 < float(rows["shifted"]["miou"]) < 1
     statuses = {"half": "incomplete", "corrupt": "incomplete", "bomb.zip": "incomplete", "small": "empty",
-                "empty": "empty", "huge": "empty", "links": "empty", "hostile": "refused", "broken.zip": "refused"}
+                "empty": "empty", "huge": "empty", "links": "empty", "hostile": "refused", "broken.zip": "refused",
+                "borrowed": "refused", "pipe.csv": "refused", "liar.zip": "incomplete"}
     assert {name: rows[name]["status"] for name in statuses} == statuses
     assert all(float(rows[name]["points"]) == 0 for name, status in statuses.items() if status != "incomplete")
     counts = {"half": ("missing", 3), "small": ("wrong size", 6), "huge": ("unreadable", 1), "links": ("refused", 6),
@@ -142,8 +158,9 @@ def test_every_verdict(course):
     assert {name: (kind, int(rows[name][kind])) for name, (kind, _) in counts.items()} == counts
     assert "meant for street2" in rows["corrupt"]["problems"] and rows["corrupt"]["extra"] == "1"
     assert "24x32 in place of 48x64" in rows["small"]["problems"]
-    assert float(rows["half"]["miou"]) < 0.6 and len(rows) == 17
-    assert [int(row["rank"]) for row in rows.values()] == list(range(1, 18))
+    assert float(rows["half"]["miou"]) < 0.6 and len(rows) == 22
+    ranks = {name: int(row["rank"]) for name, row in rows.items()}
+    assert {ranks[name] for name in good} == {1} and ranks["noisy"] == ranks[odd] and max(ranks.values()) < 22
 
 
 def test_nothing_is_executed_or_written_elsewhere(course):
@@ -154,7 +171,7 @@ def test_nothing_is_executed_or_written_elsewhere(course):
 def test_pages_escape_what_strangers_wrote(course):
     out = course["base"] / "out"
     pages = [out / "grades.html", *(out / "feedback").iterdir()]
-    assert len(pages) == 18 and all(path.name.isascii() for path in pages)
+    assert len(pages) == 23 and all(path.name.isascii() for path in pages)
     for path in pages:
         text = path.read_text("utf-8")
         assert "<i>" not in text and "<b>" not in text and "http" not in text
@@ -163,6 +180,7 @@ def test_pages_escape_what_strangers_wrote(course):
     assert page.count("data:image/jpeg") == 3 * 3  # of noisy, its twin, and shifted: the others' pictures are perfect
     assert all(row["feedback"] in page for row in course["rows"].values())
     assert grading.plain_name("\u5f20.zip") != grading.plain_name("\u674e.zip") != "zip"  # a page of one's own
+    assert len({grading.plain_name(name) for name in ("Anna B.zip", "anna_b.zip", "anna-b.zip", "anna_b_zip")}) == 4
     assert "packed" not in (out / "feedback" / "perfect.html").read_text("utf-8")  # a student learns nothing of others
 
 
@@ -218,7 +236,8 @@ def test_binary_masks_rubric_and_refusal(tmp_path):
     assert rows["part"]["status"] == "incomplete" and 0 < float(rows["part"]["points"]) < 5
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--missing", "refuse")
     assert (rows["part"]["status"], float(rows["part"]["points"])) == ("refused", 0)
-    for text in ("{}", "[1]", '{"miou": [[1, 2], [0, 3]]}', '{"speed": [[0, 1]]}', '{"miou": [[0, NaN]]}', "no json"):
+    for text in ("{}", "[1]", "no json", '{"miou": [[1, 2], [0, 3]]}',
+                 '{"speed": [[0, 1]]}', '{"miou": [[0, NaN]]}', '{"miou": []}'):
         rubric.write_text(text)
         with pytest.raises(InputError, match="rubric.json"):
             grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--rubric", str(rubric))
@@ -234,13 +253,50 @@ def test_classification(tmp_path):
                      "wrong/deep/labels.csv": "\n".join(["name,label", *wrong]).encode(),
                      "excel.csv": "\r\n".join(["\ufeffName;Label", *lines]).replace(",", ";").encode(),
                      "none/labels.csv": b"\xff\x00,\n"})
-    submissions = [tmp_path / name for name in ("right.csv", "excel.csv", "wrong", "none")]
+    table = "\n".join(["name, label", *lines])
+    write(tmp_path, {"mac.csv": table.replace("\n", "\r").encode(), "shell.csv": table.encode("utf-16"),
+                     "two/a_val.csv": f"name,label\n{lines[0]}\nval1,cat".encode(), "two/test.csv": table.encode()})
+    good = ("right.csv", "excel.csv", "mac.csv", "shell.csv", "two")
+    submissions = [tmp_path / name for name in (*good, "wrong", "none")]
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
-    for name in ("right.csv", "excel.csv"):
+    for name in good:
         assert (float(rows[name]["accuracy"]), float(rows[name]["points"])) == (1, 10)
     expected = {"accuracy": 0.7, "accuracy cat": 1, "accuracy dog": 0.4, "missing": 1, "extra": 2, "out of range": 1}
     assert {key: float(rows["wrong"][key]) for key in expected} == pytest.approx(expected)
     assert rows["none"]["status"] == "empty"
+    page = (tmp_path / "out/feedback/none.html").read_text("utf-8")
+    assert "2dog" in page and "dog/2dog" not in page  # the folder would be the answer
+
+
+def test_names_from_a_mac_and_names_with_two_suffixes(tmp_path):
+    """Accents as characters of their own, and pictures that only their suffixes tell apart."""
+    rng = np.random.default_rng(4)
+    names = ["stra\u00dfe f\u00fcnf.png", "1.png", "1.bmp"]
+    write(tmp_path, {f"truth/{name}": png(rng.integers(0, 256, (16, 16, 3), np.uint8)) for name in names})
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        for name in names:
+            archive.writestr(unicodedata.normalize("NFD", name), (tmp_path / "truth" / name).read_bytes())
+    packed = bytearray((tmp_path / "mine.zip").read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # as Finder does, which does not say that it is UTF-8
+        for found in re.finditer(re.escape(mark), packed):
+            packed[found.start() + flags + 1] &= ~8
+    write(tmp_path, {"finder.zip": bytes(packed)})
+    rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "mine.zip", tmp_path / "finder.zip"])
+    assert [(row["status"], float(row["psnr"])) for row in rows.values()] == [("ok", 100)] * 2
+
+
+def test_predicted_masks_hold_the_ids_of_the_truth(tmp_path):
+    """Classes 0 and 1 of a network whose data call them 7 and 9, with and without colours."""
+    mask = draw_mask(np.random.default_rng(5), (1,))
+    for header, color in (("id,name,r,g,b\n", (",9,9,9", ",200,0,0", ",5,5,5")), ("id,name\n", ("", "", ""))):
+        rows = "\n".join(f"{id},{name}{each}" for (id, name), each in zip(((0, "void"), (7, "a"), (9, "b")), color))
+        write(tmp_path, {"truth/images/x.png": png(COLORS[mask]), "truth/masks/x.png": png(7 + 2 * mask),
+                         "truth/classes.csv": (header + rows).encode()})
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        evaluate.with_palette(mask, [(200, 0, 0), (5, 5, 5)], [7, 9]).save(tmp_path / "mine/x.png")
+        assert (np.array(Image.open(tmp_path / "mine/x.png")) == 7 + 2 * mask).all()
+        rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "mine"])
+        assert float(rows["mine"]["miou"]) == 1
 
 
 def test_colorization(tmp_path):
@@ -253,6 +309,13 @@ def test_colorization(tmp_path):
     assert (float(rows["same"]["ssim"]), float(rows["same"]["colorfulness_ratio"])) == pytest.approx((1, 1), abs=1e-4)
     assert float(rows["grey"]["colorfulness_ratio"]) < 0.01 and float(rows["grey"]["delta_e"]) > 10
     assert float(rows["same"]["points"]) == 10 > float(rows["grey"]["points"])
+    # Too much colour costs points, and leaving pictures out must not bring them back.
+    gaudy = {name: png(np.clip(2 * picture.astype(int) - 128, 0, 255).astype(np.uint8)) for name, picture in
+             pictures.items()}
+    write(tmp_path, {f"gaudy/{name}.png": data for name, data in gaudy.items()})
+    write(tmp_path, {f"gaps/{name}.png": data for name, data in list(gaudy.items())[:2]})
+    rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "gaudy", tmp_path / "gaps"])
+    assert float(rows["gaps"]["points"]) <= float(rows["gaudy"]["points"]) < 10
 
 
 def test_a_checkpoint_is_a_submission(tmp_path):

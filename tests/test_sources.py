@@ -100,7 +100,8 @@ def test_camvid_in_both_layouts_and_its_download(tmp_path, opened, monkeypatch):
     assert not (tmp_path / "files" / "camvid").exists()
     monkeypatch.setattr("data.download.CAMVID_COUNTS", {"train": 3, "val": 3, "test": 3})
     assert len(opened("camvid").splits["train"]) == 3
-    assert os.listdir(tmp_path / "files" / "camvid") and not list(tmp_path.rglob("escaped.png"))
+    assert read_classes(tmp_path / "files" / "camvid" / "test") == sources.SCENE_CLASSES
+    assert not list(tmp_path.rglob("escaped.png"))
 
 
 def test_split_is_made_by_seed_and_without_overlap(tmp_path, opened):
@@ -139,12 +140,53 @@ def test_classes_csv_reads_ids_palettes_and_colours(tmp_path, opened):
     assert read_classes(root / "train").names == {0: "sky", 2: "road"}  # in the parent, too
 
 
+def test_palettes_whose_colours_say_more_than_their_indices(tmp_path, opened):
+    """Programs that reduce colours number them as they like; label tools write VOC's palette whatever it shows."""
+    root, colors = tmp_path / "mine", {0: (0, 128, 0), 1: (128, 0, 0), 2: (9, 9, 9)}
+    root.mkdir()
+    (root / "classes.csv").write_text("id,name,r,g,b\n" + "".join(
+        f"{id},{'void' if id == 2 else id},{r},{g},{b}\n" for id, (r, g, b) in colors.items()))
+    for kind in ("reduced", "gif", "voc"):
+        segmentation_folder(root, splits=("train",), count=10)
+        for path in sorted((root / "train" / "masks").iterdir()):
+            ids = np.asarray(Image.open(path))
+            if kind == "voc":
+                picture = Image.fromarray(ids)
+                picture.putpalette(np.array(images.palette(256), np.uint8).tobytes())
+            else:
+                picture = Image.fromarray(np.array(list(colors.values()), np.uint8)[ids])
+            if kind == "gif":
+                picture.save(path.with_suffix(".gif"))
+                path.unlink()
+            else:
+                (picture if kind == "voc" else picture.quantize()).save(path)
+        expected = {f"train {i}": np.where(mask(i) == 2, 255, mask(i)) for i in range(10)}
+        for split in opened(root).splits.values():
+            assert all((target == expected[name]).all() for name, target in zip(split.names, split.targets)), kind
+        shutil.rmtree(root / "train")
+
+
+def test_what_is_left_out_is_said_and_not_kept(tmp_path, opened):
+    root = tmp_path / "mine"
+    classification_folder(root, (".",), count=10)
+    (root / "cat" / "phone.HEIC").touch()
+    save(root / "dog" / "0.png", picture(0))
+    save(root / "loose.png", picture(0))
+    (root / "__MACOSX").mkdir()
+    notes = "\n".join(opened(root, "classification").notes)
+    assert all(words in notes for words in ("1 files", "phone.HEIC", "1 pictures in no class", "two pictures"))
+    (root / "cat" / "phone.HEIC").unlink()
+    assert "HEIC" not in "\n".join(opened(root, "classification").notes)
+
+
 def test_classification_folder(tmp_path, opened):
     data = opened(classification_folder(tmp_path / "pets"), "classification")
     assert data.classes == ["cat", "dog"] and data.splits["train"].targets.tolist() == [0, 0, 1, 1]
     assert data.splits["val"].names == ["cat/0", "cat/1", "dog/0", "dog/1"]
     data = opened(classification_folder(tmp_path / "held", ("train", "test"), count=10), "classification")
     assert data.splits["val"].targets.tolist() == [0, 1] and len(data.splits["train"]) == 18
+    classification_folder(tmp_path / "named", (".",), ("Val Kilmer", "test_tube", "train_station"), count=10)
+    assert len(opened(tmp_path / "named", "classification").classes) == 3
     classification_folder(tmp_path / "flat", (".",), count=10)
     assert [len(split) for split in opened(tmp_path / "flat", "classification").splits.values()] == [16, 2, 2]
 
@@ -324,6 +366,8 @@ def test_bad_segmentation_folder(tmp_path, opened, monkeypatch, case):
     (lambda r: (r / "test" / "cat" / "0.jpg").write_text("hello"), "0.jpg: not a picture"),
     (lambda r: shutil.rmtree(r / "test"), "too few to hold test out of"),
     (lambda r: shutil.rmtree(r), "no such folder"),
+    (lambda r: [(r / split).rename(r / f"seg_{split}") for split in ("train", "val", "test")], "seg_test: splits are"),
+    (lambda r: (r / "val").rename(r / "dev"), "dev: splits are called"),
 ])
 def test_bad_classification_folder(tmp_path, opened, spoil, words):
     classification_folder(tmp_path / "mine", count=1)
@@ -339,6 +383,14 @@ def test_wrong_arguments(opened, tmp_path):
                                     ("scenes", "segmentation", (0, 5), "--size 0 5")]:
         with pytest.raises(InputError, match=words):
             opened(data, task, size)
+    for i in range(10):
+        save(tmp_path / "tiny" / f"{i}.png", picture(i, (8, 8)))
+    with pytest.raises(InputError, match="too small"):
+        opened(tmp_path / "tiny", "colorization", None)
+    for split in ("train", "test"):
+        save(tmp_path / "photos" / "mine" / split / "0.png", picture(0))
+    with pytest.raises(InputError, match="test and train lie deeper"):
+        opened(tmp_path / "photos", "colorization")
 
 
 def test_check_counts_pixels_and_collects_problems(tmp_path):

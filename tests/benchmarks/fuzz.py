@@ -205,6 +205,7 @@ class TinyRun:
         images, ids = rng.integers(0, 256, (4, 3, *SIZE), np.uint8), rng.integers(0, 2, (4, *SIZE), np.uint8)
         split = Split(images, ids, [*"abcd"])
         self.data = SimpleNamespace(task="segmentation", classes=["sky", "road"], colors=[(10, 20, 30), (128, 64, 128)],
+                                    ids=[0, 1],
                                     size=SIZE, splits={"train": split}, assignment=None)
         self.words = ["--batch-size", "2", "--lr", "0.001", "--optimizer", "adamw", "--schedule", "onecycle", "--width",
                       "1", "--weight-decay", "0.1", "--workers", "0", "--device", "cpu", "--out", str(folder)]

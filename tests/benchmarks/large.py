@@ -73,14 +73,14 @@ def sparse_data(folder, count, size):
     taken = sum(path.stat().st_blocks * 512 for path in Path(folder).glob("*.npy"))
     mapped = train.images.nbytes + train.targets.nbytes
     print(f"{count:,} images at {size[0]}x{size[1]}: {mapped / 1e9:.1f} GB mapped, {taken / 1e6:.1f} MB of disk")
-    return DataSet("sparse", "segmentation", tuple(size), CLASSES, COLORS, {"train": train})
+    return DataSet("sparse", "segmentation", tuple(size), CLASSES, COLORS, list(range(len(CLASSES))), {"train": train})
 
 
 def first(data, count):
     """The data set with only the first images of its train split."""
     train = data.splits["train"]
     train = Split(train.images[:count], train.targets[:count], train.names[:count])
-    return DataSet(data.name, data.task, data.size, data.classes, data.colors, {"train": train})
+    return DataSet(data.name, data.task, data.size, data.classes, data.colors, data.ids, {"train": train})
 
 
 def prepare(options, data, out):

@@ -277,10 +277,12 @@ def inference(options, name, ours):
     with tempfile.TemporaryDirectory() as folder:
         utils.save_checkpoint(Path(folder, "best.pt"), {
             "task": "segmentation", "network": network, "weights": model.state_dict(), "data": options.data, "seed": 0,
-            "size": list(data.size), "classes": data.classes, "colors": [list(color) for color in data.colors]})
+            "size": list(data.size), "classes": data.classes, "colors": [list(color) for color in data.colors],
+            "ids": data.ids})
         settings = argparse.Namespace(run=folder, out=str(Path(folder, "out")), device=options.device,
                                       precision=options.precision)
-        model.to(device).eval()
+        if not ours:  # which loads the checkpoint
+            model.to(device).eval()
 
         def read(path):
             image = Image.open(path).convert("RGB")
