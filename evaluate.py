@@ -1,4 +1,4 @@
-"""Score a finished run, or let it predict on anyone's pictures.
+"""Score a run, predict on anyone's pictures, grade a class's submissions, make the report anew.
 
     python evaluate.py score runs/segmentation/unet-scenes
     python evaluate.py predict runs/segmentation/unet-scenes street.jpg --out predictions
@@ -27,14 +27,15 @@ from data.sources import NAMED, open_data
 
 
 @torch.inference_mode()
-def score_segmentation(model, split, classes, device, autocast, outlines=True):
+def score_segmentation(model, about, split, device, autocast, outlines=True):
     """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and iou, a dict by class.
 
     model: (B, 3, H, W) float, normalized -> logits (B, K, H, W). Without `outlines` no boundary_f1, which takes time.
     """
     model.eval()
+    classes = about["classes"]
     confusion, counts = utils.ConfusionMatrix(len(classes)), []
-    for images, masks, _, _ in utils.batches(split, 32, device):
+    for images, masks, _ in utils.batches(split, 32, device):
         with autocast():
             prediction = model(utils.normalize(images.float() / 255)).argmax(1)
         confusion.update(masks, prediction)
@@ -43,7 +44,9 @@ def score_segmentation(model, split, classes, device, autocast, outlines=True):
             counts += [utils.outline_counts(*pair, len(classes)) for pair in pairs]
     scores = confusion.compute()
     scores["iou"] = dict(zip(classes, scores["iou"]))
-    return scores | ({"boundary_f1": float(utils.boundary_f1(sum(utils.gather(counts))))} if outlines else {})
+    if outlines:
+        scores["boundary_f1"] = float(utils.boundary_f1(sum(utils.gather(counts))))
+    return scores
 
 
 def print_segmentation(scores):
@@ -57,9 +60,9 @@ def print_segmentation(scores):
 
 
 @torch.inference_mode()
-def draw_segmentation(model, split, classes, colors, device, autocast, path, count=6):
-    """Image, truth and prediction side by side for `count` pictures spread evenly over a split."""
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
+def draw_segmentation(model, about, split, device, autocast, path):
+    """Image, truth and prediction side by side for six pictures spread evenly over a split."""
+    chosen, colors = utils.evenly(len(split), 6), about["colors"]
     images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
     model.eval()
     with autocast():
@@ -67,7 +70,7 @@ def draw_segmentation(model, split, classes, colors, device, autocast, path, cou
     prediction = prediction.byte().cpu().numpy()
     rows = [(image.transpose(1, 2, 0), utils.colorize_mask(t, colors), utils.colorize_mask(p, colors))
             for image, t, p in zip(images, truth, prediction)]
-    utils.plot_rows(rows, ("image", "truth", "prediction"), path, legend=list(zip(classes, colors)))
+    utils.plot_rows(rows, ("image", "truth", "prediction"), path, legend=list(zip(about["classes"], colors)))
 
 
 def as_batch(image, size, device):
@@ -118,11 +121,11 @@ def class_probabilities(model, images, mirror):
 
 @torch.inference_mode()
 def score_classification(model, about, split, device, autocast):
-    """accuracy with its 95% interval, top5, per_class, and what the pictures draw: confusion, and the probabilities
-    (N, K) of every sample."""
+    """accuracy with its 95% interval, top5, per_class, and what draw_classification needs: confusion (K, K), and
+    probabilities (N, K)."""
     model.eval()
     classes, probabilities, labels = about["classes"], [], []
-    for images, targets, _, _ in utils.batches(split, 256, device):
+    for images, targets, _ in utils.batches(split, 256, device):
         with autocast():
             probabilities.append(class_probabilities(model, images.float() / 255, about["mirror"]).cpu())
         labels.append(targets.cpu())
@@ -152,12 +155,12 @@ def print_classification(scores):
         print(f"top-5 accuracy: {scores['top5']:.4f}")
 
 
-def draw_classification(scores, split, classes, folder, count=12):
-    """confusion.png, and mistakes.png: the pictures on which the network was surest and wrong."""
+def draw_classification(scores, split, classes, folder):
+    """confusion.png, and mistakes.png: the twelve pictures on which the network was surest and wrong."""
     utils.plot_confusion(scores["confusion"], classes, folder / "confusion.png")
     prediction, truth = scores["probabilities"].argmax(1), np.asarray(split.targets)
     sureness = np.where(prediction != truth, scores["probabilities"].max(1), 0)
-    worst = [i for i in np.argsort(-sureness)[:count] if sureness[i]]
+    worst = [i for i in np.argsort(-sureness)[:12] if sureness[i]]
     pictures = [np.asarray(split.images[i]).transpose(1, 2, 0) for i in worst]
     captions = [f"{classes[prediction[i]]} {sureness[i]:.0%}\nis {classes[truth[i]]}" for i in worst]
     utils.plot_gallery(pictures, captions, folder / "mistakes.png")
@@ -192,7 +195,7 @@ def paint(output, lightness, about):
     """
     output = output.float()
     if about["target"] == "rgb":
-        return output.sigmoid()  # a clamp leaves coloured specks where bright skies overshoot by more than their colour
+        return output.sigmoid()  # with a clamp bright skies, which overshoot, have coloured specks
     if about["centers"] is not None:
         ab = color.decode_ab(output, torch.tensor(about["centers"], device=output.device))
     else:
@@ -232,7 +235,7 @@ def score_colorization(model, about, split, device, autocast, criterion=None, ba
     """
     model.eval()
     loss, rows = 0.0, {name: [] for name in ("truth", "prediction", *("grey", "mean colour") * baselines)}
-    for images, _, _, _ in utils.batches(split, 32, device):
+    for images, _, _ in utils.batches(split, 32, device):
         rgb = images.float() / 255
         lightness, ab = lightness_and_ab(rgb)
         with autocast():
@@ -256,8 +259,9 @@ def score_colorization(model, about, split, device, autocast, criterion=None, ba
     scores = means(rows["prediction"]) | ({"loss": loss / len(split)} if criterion else {})
     if baselines:
         scores["baselines"] = {name: means(rows[name]) for name in ("grey", "mean colour")}
-        scores["pictures"] = [{"name": name} | dict(zip(("psnr", "ssim", "delta_e", "colorfulness", "sharpness"), row))
-                              for name, row in zip(split.names, rows["prediction"].tolist())]
+        keys = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfulness", "true_sharpness")
+        scores["pictures"] = [{"name": name} | dict(zip(keys, row)) for name, row in
+                              zip(split.names, np.hstack([rows["prediction"], rows["truth"]]).tolist())]
     return scores
 
 
@@ -292,24 +296,21 @@ def predict_colorization(model, checkpoint, image, device):
 def other_run(folder):
     """The finished run beside this one that differs from it in its skip connections alone, or None."""
     name = folder.name.removesuffix("-noskips") if folder.name.endswith("-noskips") else folder.name + "-noskips"
-    configs = []
-    for run in (folder, folder.with_name(name)):
-        if not (run / "summary.json").exists() and run != folder:
-            return None
-        try:
-            configs.append(dict(json.loads((run / "config.json").read_text())["settings"]))
-        except (OSError, ValueError, LookupError, TypeError):  # not as a run leaves it: nothing to compare with
-            return None
+    other = folder.with_name(name)
     keys = ("data", "size", "target", "loss", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed",
             "skips")
-    differing = [key for key in keys if configs[0].get(key) != configs[1].get(key)]
-    return folder.with_name(name) if differing == ["skips"] else None
+    try:
+        own, its = (dict(json.loads((run / "config.json").read_text())["settings"]) for run in (folder, other))
+    except (OSError, ValueError, LookupError, TypeError):  # not there, or not as a run leaves it
+        return None
+    differing = [key for key in keys if own.get(key) != its.get(key)]
+    return other if differing == ["skips"] and (other / "summary.json").exists() else None
 
 
 @torch.inference_mode()
-def draw_colorization(folder, split, device, path, count=6):
-    """Strips of grey, with skips, without skips (as far as both runs are there) and truth, evenly over a split."""
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
+def draw_colorization(folder, split, device, path):
+    """Six pictures, spread evenly over a split: grey, with skips, without (as far as both runs are there), truth."""
+    chosen = utils.evenly(len(split), 6)
     rgb = torch.from_numpy(np.asarray(split.images[chosen])).to(device).float() / 255
     lightness, _ = lightness_and_ab(rgb)
     columns = {"grey": with_colors(lightness)}
@@ -368,7 +369,7 @@ def score(args):
     if Path(args.run).is_dir() and not Path(args.run, "summary.json").exists():
         print("this run is not finished: its best epoch so far")
     if task == "segmentation":
-        print_segmentation(score_segmentation(model, split, data.classes, device, autocast))
+        print_segmentation(score_segmentation(model, checkpoint, split, device, autocast))
     elif task == "classification":
         print_classification(score_classification(model, checkpoint, split, device, autocast))
     else:

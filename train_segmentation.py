@@ -1,8 +1,10 @@
 """Task 2: label every pixel of a street, with a U-Net or with ResNet-FCN32.
 
-    python train_segmentation.py --model unet
-    python train_segmentation.py --model fcn32
-    python train_segmentation.py --model unet --data ../shared/data/camvid
+    python train_segmentation.py --model unet                                          # test mIoU 0.58, 4 minutes
+    python train_segmentation.py --model fcn32                                         # 0.42, 5 minutes
+    python train_segmentation.py --model unet --data camvid --size 96 128 --width 32   # 0.50, 11 minutes
+
+Times are those of 2 CPU cores with bf16.
 """
 import numpy as np
 import torch
@@ -16,14 +18,18 @@ from data.sources import open_data
 from evaluate import draw_segmentation, print_segmentation, score_segmentation
 from models.classifier import BLOCKS
 
-# Chosen on val; the report's own setting beside them.
+# The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
+# are what is scored, `dice` the weight of that loss, `balance` the exponent of class_weights, and `small` the share of
+# the epochs, the first, that see pictures at 0.7 of the side. 0 leaves each of them out.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, dice=0.0, balance=0.0, small=0.0, augment=dict(flip=0.5)),
     "best": dict(epochs=44, batch_size=16, optimizer="adamw", lr=2e-3, schedule="linear", weight_decay=0.01, width=64,
                  ema=0.98, dice=1.0, balance=0.5, small=0.5,
                  augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
-    "camvid": dict(batch_size=8),  # of few pictures, many small steps make more than few large ones
+}
+BEST_ON = {  # what is better for one data set, and for one network on it
+    "camvid": dict(batch_size=8),  # on few pictures, many small steps learn more than a few large ones
     ("camvid", "fcn32"): dict(epochs=100),
     "scenes": dict(epochs=12, batch_size=8),
     ("scenes", "unet"): dict(width=16),
@@ -31,16 +37,16 @@ RECIPES = {
 
 
 def segmentation_loss(logits, masks, weights, dice):
-    """Cross entropy, weighted by class, plus `dice` times one minus the mean soft Dice of the batch's classes.
+    """Cross entropy, weighted by class, plus `dice` times one minus the mean over all classes of their soft Dice.
 
-    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (Milletari et al. 2016) is close
-    to what mIoU measures and counts a thin class as much as a broad one.
+    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (Milletari et al. 2016), taken over
+    the whole batch, is close to what mIoU measures and counts a thin class as much as a broad one.
     """
-    # A plane a class: on CPUs twice as fast as classes side by side, in the order that channels last leaves them in.
+    # One plane per class: on CPUs twice as fast as the channels-last order that the logits come in.
     log_probability = logits.to(torch.float32, memory_format=torch.contiguous_format).log_softmax(1)
-    truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)[:, None, None]  # nowhere for void
+    truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)[:, None, None]  # void is no class
     pixels = truth.sum((0, 2, 3))
-    # On CUDA nll_loss takes a mean of its own by atomic additions, in another order at every run.
+    # The mean is taken here: on CUDA nll_loss's own is summed in another order at every run.
     loss = F.nll_loss(log_probability, masks, weights, ignore_index=VOID, reduction="none")
     loss = loss.sum() / (weights * pixels).sum().clamp(min=1e-6)  # all may be void
     if dice:
@@ -51,9 +57,9 @@ def segmentation_loss(logits, masks, weights, dice):
 
 
 def class_weights(masks, classes, balance):
-    """Weights (K,), mean 1 over the pixels: a class's share of the pixels to the power -balance."""
-    sample = np.linspace(0, len(masks) - 1, min(len(masks), 500)).astype(int)
-    counts = np.bincount(np.asarray(masks[sample]).ravel(), minlength=256)[:classes] + 1.0
+    """Masks (N, H, W) uint8 -> weights (K,): a class's share of the pixels to the power -balance, mean 1 by pixel."""
+    sample = masks[utils.evenly(len(masks), 500)]
+    counts = np.bincount(sample.ravel(), minlength=256)[:classes] + 1.0
     share = counts / counts.sum()
     weights = share**-balance
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
@@ -72,7 +78,7 @@ def main(args):
     with utils.main_process_first():  # it fills the cache
         data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
-    utils.fill_in(args, RECIPES, data)
+    utils.fill_in(args, data, RECIPES, BEST_ON)
     args.out = args.out or f"runs/segmentation/{args.model}-{data.name}"
     weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
 
@@ -97,29 +103,29 @@ def main(args):
     # 3. Training: best is chosen on val
     run = utils.Run(args, device, dtype, network, data, model)
     for epoch in run.epochs():
-        whole = args.dry_run or epoch >= args.small * args.epochs
-        size = args.size if whole else utils.shrink(args.size)
+        whole = args.dry_run or epoch >= args.small * args.epochs  # a dry run measures what is largest
+        size = data.size if whole else utils.shrink(data.size)
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
             with run.autocast():
                 logits = run.model(utils.normalize(images))
             loss = segmentation_loss(logits, masks, weights, args.dice)
             run.step(loss)
-        scores = score_segmentation(run.network, val, data.classes, device, run.autocast, outlines=False)
+        scores = score_segmentation(run.averaged, run.about, val, device, run.autocast, outlines=False)
         run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"])
 
     # 4. Test: scored once, with the best weights
-    model, _ = run.best_network()
-    scores = score_segmentation(model, test, data.classes, device, run.autocast)
+    model, about = run.best_network()
+    scores = score_segmentation(model, about, test, device, run.autocast)
     print_segmentation(scores)
     run.finish(scores)
-    draw_segmentation(model, test, data.classes, data.colors, device, run.autocast, run.folder / "predictions.png")
+    draw_segmentation(model, about, test, device, run.autocast, run.folder / "predictions.png")
 
 
 def get_args_parser():
     parser = utils.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
-    parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier trained in task 1")
+    parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier of task 1, at its width")
     return parser
 
 

@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import errno
 import io
 import itertools
 import json
@@ -74,14 +75,15 @@ def get_args_parser(description, models, out):
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
     add("--recipe", choices=("best", "report"), default="best",
         help="best: our settings for that data set; report: the report's")
-    add("--epochs", type=positive_int)
+    add("--epochs", type=positive_int, help="from here down to --width, the default is the recipe's")
     add("--batch-size", type=positive_int)
     add("--lr", type=positive_float)
     add("--optimizer", choices=OPTIMIZERS)
-    add("--schedule", choices=SCHEDULES)
+    add("--schedule", choices=SCHEDULES, help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
     add("--weight-decay", type=not_negative(float))
     add("--width", type=positive_int, help="channels of the first layer")
-    add("--workers", type=not_negative(int), help="loader processes (default: 4, fewer where there is nothing to load)")
+    add("--workers", type=not_negative(int),
+        help="loader processes (default: 0 where pictures are cached and there is no CUDA, else up to 4)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
@@ -122,12 +124,11 @@ def not_negative(kind):
     return parse
 
 
-def fill_in(args, recipes, data):
-    """Settle every setting that the command line left open, from the recipe for this data set."""
-    recipe = recipes["report"]
+def fill_in(args, data, recipes, best_on):
+    """Settle every setting that the command line left open, from the recipe, and print what was noted of the data."""
+    recipe = recipes[args.recipe]
     if args.recipe == "best":
-        own = {} if data.name in ("best", "report") else recipes.get(data.name, {})  # so may a folder be called
-        recipe = recipes["best"] | own | recipes.get((data.name, args.model), {})
+        recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
     for key, value in recipe.items():
         if getattr(args, key, None) is None:
             setattr(args, key, value)
@@ -173,8 +174,8 @@ def explain(error, args):
         return "one value a channel is too few for batch norm: try a larger --batch-size or --size"
     if isinstance(error, (InputError, OSError)):
         return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
-    # From a CPU, a loader process, cuBLAS, and cuDNN, whose every algorithm was short of it.
-    signs = ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine")
+    # What a CPU, a loader process, cuBLAS and cuDNN say when memory is short.
+    signs = ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory")
     short_of_memory = any(sign in text for sign in signs)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
         batch_size = getattr(args, "batch_size", None)
@@ -214,9 +215,9 @@ def setup(args):
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except torch.OutOfMemoryError:
-        raise InputError(f"--device {args.device}: its memory is full; end what else runs there")
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError) as error:
+        if "out of memory" in str(error):
+            raise InputError(f"--device {args.device}: its memory is full; end what else runs there")
         raise InputError(f"--device {args.device}: there is no such device here; leave it out to take the best one")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # else pinned memory would take some of the first
@@ -351,17 +352,18 @@ class SyncedBatchNorm(torch.nn.BatchNorm2d):
 
 
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
-    """Yield (images uint8 (B, 3, H, W), targets or None, draws (B, DRAWS), indices) on the device.
+    """Yield (images uint8 (B, 3, H, W), targets or None, draws (B, DRAWS)) on the device.
 
-    With an `epoch` the order is a permutation and both it and the draws follow from (seed, epoch) alone; the last
-    batch that is not full is dropped, because batch norm suffers from small ones. Without an epoch: in order, all.
+    With an `epoch` the order is a permutation and both it and the draws follow from (seed, epoch) alone; a last batch
+    that is not full is dropped, because batch norm suffers from small ones. Without an epoch: in order, all.
     `start` skips that many batches, to go on within an epoch. Of several processes each gets its share: of every
     batch in training, else of the batches.
     """
     count, rank, processes = len(split), process_rank(), world_size()
     if epoch is None:
         order, draws = np.arange(count), np.zeros((count, DRAWS), np.float32)
-        batch_size = min(batch_size, -(-count // processes))  # work for all
+        fitting = 2**21 // math.prod(split.images.shape[2:])  # pixels: to score should take less memory than to train
+        batch_size = max(min(batch_size, fitting, -(-count // processes)), 1)  # work for all processes
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
@@ -371,7 +373,7 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     for indices, (images, targets) in zip(chunks, load(split, chunks, device, workers)):
         images = images.to(device, non_blocking=True)
         targets = None if targets is None else targets.to(device, non_blocking=True)
-        yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True), indices
+        yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True)
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -438,6 +440,11 @@ class WholeBatches(torch.utils.data.Dataset):
                     array._mmap.madvise(mmap.MADV_DONTNEED)
             self.mapped = 0
         return torch.from_numpy(images), torch.from_numpy(targets[0]) if targets else None
+
+
+def evenly(total, count):
+    """At most `count` indices, spread evenly over range(total)."""
+    return np.linspace(0, total - 1, min(total, count)).astype(int)
 
 
 def shrink(size, multiple=16):
@@ -696,10 +703,10 @@ def for_inference(model, device, dtype):
             if isinstance(child, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(child, norm))
                 setattr(parent, following, torch.nn.Identity())
-    model.to(device, dtype, memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.float()  # a pooling is before it, so it was not folded: its statistics stay exact
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
+            module.to(dtype)  # but not batch norms after a pooling, which were not folded: their statistics stay exact
     return model
 
 
@@ -832,12 +839,15 @@ class Run:
         if args.ema:  # listed once: a walk through the network at every step would keep a GPU waiting
             self.averages, self.values = averaged_tensors(self.average), averaged_tensors(model)
         self.autocast = autocast(device, dtype)
-        self.warming_up = True  # in an epoch that does, images are not counted per second
-        self.may_compile = args.compile == "auto" and device.type == "cuda" and not args.deterministic
+        self.warming_up = True  # whether an epoch's speed is not to be counted: the first's, and after compiling
+        # Of several processes each would decide for itself, and sync batch norm interrupts what is compiled.
+        self.may_compile = (args.compile == "auto" and device.type == "cuda" and not args.deterministic
+                            and world_size() == 1)
+        self.model = parallelize(model, device)  # what the loops call
         if args.compile == "on":
             self.compile()
-        self.model = parallelize(model, device)  # what the loops call
-        self.epoch, self.step_in_epoch, self.seconds, self.steady, self.peak = 0, 0, 0.0, [0, 0.0], math.nan
+        self.epoch, self.step_in_epoch, self.seconds = 0, 0, 0.0
+        self.steady, self.peak = [0, 0.0], math.nan  # images and seconds of epochs at full speed; MB
         self.loss_sum = torch.zeros((), device=device)
         self.history, self.best = [], None
         self.stop_signal, self.saved, self.save_seconds, self.unsaved_best = None, time.monotonic(), 0.0, None
@@ -852,12 +862,12 @@ class Run:
         print("compiling the network: the next steps take a minute or so")
         if self.args.compile == "auto":  # without a C compiler or Triton, go on as before
             torch._dynamo.config.suppress_errors = True
-        self.module.compile(dynamic=False)  # there are two sizes at most
+        self.model = torch.compile(self.model, dynamic=False)  # trained at two sizes at most; scored as it is
         self.may_compile, self.warming_up = False, True
 
     @property
-    def network(self):
-        """What is scored: the averaged weights where there are any."""
+    def averaged(self):
+        """What is scored: the network with its averaged weights; without `ema` with the weights themselves."""
         return self.module if self.average is None else self.average
 
     @property
@@ -872,7 +882,7 @@ class Run:
             return self.write_config()  # there may be more epochs now
         if process_rank():
             return
-        if (self.folder / "config.json").exists():
+        if any((self.folder / name).exists() for name in ("best.pt", "metrics.csv", "last.pt", "previous.pt")):
             self.lock()
             number = 1
             while (aside := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
@@ -896,12 +906,15 @@ class Run:
             return
         try:
             self.lock_file = open(self.folder / ".lock", "w")
-            # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
-            fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.folder}: another run is writing there; wait for it or choose another --out")
         except FileNotFoundError:
             raise InputError(f"--resume: there is no run in {self.folder}")
+        try:
+            # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
+            fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise InputError(f"{self.folder}: another run is writing there; wait for it or choose another --out")
+            print(f"{self.folder} cannot be locked ({error.strerror}): let no second run write there", file=sys.stderr)
 
     def epochs(self):
         """The epochs still to do. SIGINT and SIGTERM are held back until a step is done."""
@@ -910,13 +923,15 @@ class Run:
         total = self.args.epochs * self.steps_per_epoch * self.batch_size
         self.bar = tqdm(total=total, initial=self.steps_done * self.batch_size, unit="img", disable=None,
                         dynamic_ncols=True, smoothing=0.05)
-        while self.epoch < self.args.epochs:
-            yield self.epoch
-            if self.asked_to_stop():
-                self.stop()
-        self.bar.close()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            while self.epoch < self.args.epochs:
+                yield self.epoch
+                if self.asked_to_stop():
+                    self.stop()
+        finally:
+            self.bar.close()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def request_stop(self, number, frame):
         # Asked twice: do not even finish the step. Of several processes each is, by the terminal and by torchrun.
@@ -937,10 +952,10 @@ class Run:
         self.model.train()
         if self.device.type == "cuda":  # scoring takes larger batches, and cuDNN tried much in the first epoch
             torch.cuda.reset_peak_memory_stats(self.device)
-        started = time.perf_counter()
-        for images, targets, draws, _ in batches(split, self.batch_size, self.device, self.args.seed, self.epoch,
-                                                 self.step_in_epoch, self.args.workers):
-            yield images, targets, draws
+        first, started = self.step_in_epoch, time.perf_counter()
+        for batch in batches(split, self.batch_size, self.device, self.args.seed, self.epoch, self.step_in_epoch,
+                             self.args.workers):
+            yield batch
             self.step_in_epoch += 1
             self.bar.update(self.batch_size)
             stop = self.asked_to_stop()
@@ -958,8 +973,10 @@ class Run:
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         self.peak = peak_memory_mb(self.device)
+        if self.device.type == "cuda" and self.epoch == math.ceil(getattr(self.args, "small", 0) * self.args.epochs):
+            self.warming_up = True  # the first epoch at full size
         if not self.warming_up or self.args.epochs == 1:
-            self.steady[0] += self.steps_per_epoch * self.batch_size
+            self.steady[0] += (self.step_in_epoch - first) * self.batch_size
             self.steady[1] += elapsed
         self.warming_up = False
 
@@ -997,11 +1014,9 @@ class Run:
             kept = f"; the last good checkpoint is in {self.folder}" if (self.folder / "last.pt").exists() else ""
             raise Diverged(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than "
                            f"{self.args.lr} or --precision fp32{kept}")
-        self.bar.set_postfix(loss=f"{loss:.3f}", **self.shown_scores(), refresh=False)
-
-    def shown_scores(self):
-        return {key: f"{value:.3f}" for key, value in (self.history[-1] if self.history else {}).items()
-                if key.startswith("val_")}
+        last = self.history[-1] if self.history else {}
+        scores = {key: f"{value:.3f}" for key, value in last.items() if key.startswith("val_")}
+        self.bar.set_postfix(loss=f"{loss:.3f}", **scores, refresh=False)
 
     def end_epoch(self, scores, best):
         """Close an epoch: `scores` of val go to metrics.csv, and the higher `best`, the better the checkpoint."""
@@ -1015,10 +1030,13 @@ class Run:
         self.loss_sum.zero_()
         if self.may_compile and self.seconds / self.epoch * (self.args.epochs - self.epoch) > 600:
             self.compile()  # a shorter run would not win back what it takes
+        best = -math.inf if math.isnan(best) else best
         if self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
-            weights = {key: tensor.clone() for key, tensor in self.network.state_dict().items()}
+            weights = {key: tensor.clone() for key, tensor in self.averaged.state_dict().items()}
             self.unsaved_best = self.about | {"weights": weights}
+        if self.epoch == self.args.epochs and self.best["score"] == -math.inf:
+            raise Diverged(f"no score on val was finite: try a lower --lr than {self.args.lr} or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)  # before last.pt, from which a killed run writes it again
         # On a GPU an epoch can be shorter than the writing of half a gigabyte: that takes a tenth of the time at most.
         if self.epoch == self.args.epochs or time.monotonic() - self.saved >= 10 * self.save_seconds:
@@ -1028,8 +1046,8 @@ class Run:
         tqdm.write(f"epoch {self.epoch:3d}/{self.args.epochs}  {shown}  {self.seconds:.0f} s", file=sys.stdout)
 
     def save_state(self):
-        """Write best.pt if there is a better one, and last.pt; the one before it stays as previous.pt in case the disk
-        damages it.
+        """Write best.pt if there is a better one, and last.pt; the last.pt before it stays as previous.pt, in case the
+        disk damages the new one.
 
         The new file is whole before a good one moves, so that a full disk costs neither.
         """
@@ -1064,7 +1082,10 @@ class Run:
     def load_state(self):
         """Take up last.pt, or the one before it where that is damaged."""
         last, state = self.folder / "last.pt", None
-        for path in (last, self.folder / "previous.pt"):
+        paths = [path for path in (last, self.folder / "previous.pt") if path.exists()]
+        if not paths:
+            raise InputError(f"--resume: {self.folder} has no checkpoint yet; leave --resume out")
+        for path in paths:
             try:
                 state = load_checkpoint(path)
                 break
@@ -1093,8 +1114,9 @@ class Run:
         if any(state.get(key, self.about[key]) != self.about[key] for key in ("classes", "pictures")):
             raise InputError(f"--resume: {self.folder} was trained when {self.args.data} held other pictures or "
                              "classes; put them back, or give another --out")
-        if state["epoch"] > self.args.epochs:
-            raise InputError(f"--resume: {state['epoch']} epochs are done, more than --epochs {self.args.epochs}")
+        if state["epochs"] > self.args.epochs and (state["epoch"], state["step"]) > (self.args.epochs, 0):
+            raise InputError(f"--resume: {state['epoch']} epochs and {state['step']} steps are done, more than "
+                             f"--epochs {self.args.epochs}")
 
     def take_up(self, state):
         """Load what a checkpoint holds of the run, but nothing that follows from the settings or the count of steps."""
@@ -1106,7 +1128,8 @@ class Run:
         self.best = {"score": float(best["score"]), "epoch": int(best["epoch"])} if self.epoch else None
         if not (len(self.history) == self.epoch and 0 <= self.step_in_epoch <= self.steps_per_epoch):
             raise ValueError("its counters disagree")
-        if not all(isinstance(value, (int, float)) for row in self.history for value in row.values()):
+        if not all(isinstance(key, str) and (isinstance(value, float) or isinstance(value, int) and abs(value) < 2**63)
+                   for row in self.history for key, value in row.items()):
             raise ValueError("its history holds more than numbers")
         done = self.steps_done
         longer = state["epochs"] != self.args.epochs
@@ -1126,7 +1149,8 @@ class Run:
                 raise ValueError("the optimizer's state is another network's")
         self.schedule.load_state_dict(self.schedule.state_dict() | {
             "last_epoch": done, "_step_count": done + 1, "_last_lr": [group["lr"] for group in own["param_groups"]]})
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run began on a device without fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
         self.seconds, self.steady = float(state["seconds"]), [int(state["steady"][0]), float(state["steady"][1])]
         self.peak = float(state["peak"])
@@ -1146,7 +1170,7 @@ class Run:
             return load_for_inference(self.folder, self.device, self.dtype)
 
     def finish(self, metrics):
-        """Write summary.json and curves.png, and return the summary."""
+        """Write summary.json and curves.png."""
         args = self.args
         summary = {
             "task": self.about["task"], "model": args.model, "data": self.about["data"], "size": list(args.size),
@@ -1159,7 +1183,6 @@ class Run:
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2))
         plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
         print(f"weights, scores and pictures: {self.folder}")
-        return summary
 
 
 def describe_machine(device):

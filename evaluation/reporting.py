@@ -3,6 +3,7 @@
     python evaluate.py report --seeds 1
 """
 import base64
+import contextlib
 import functools
 import html
 import io
@@ -105,7 +106,7 @@ def wait_until_free(folder):
     """A report that was killed may have left a run behind, which holds the folder until its epoch ends."""
     lock = folder / ".lock"
     if utils.fcntl and lock.exists():
-        with open(lock, "r+") as file:
+        with open(lock, "r+") as file, contextlib.suppress(OSError):  # not all file systems have locks
             utils.fcntl.lockf(file, utils.fcntl.LOCK_EX)
 
 
@@ -147,7 +148,7 @@ def count_pictures(run, split, classes, device, dtype):
     if not path.exists():
         (model, _), rows = utils.load_for_inference(run["folder"], device, dtype), []
         autocast = utils.autocast(device, dtype)
-        for images, masks, _, _ in utils.batches(split, 32, device):
+        for images, masks, _ in utils.batches(split, 32, device):
             with autocast():
                 prediction = model(utils.normalize(images.float() / 255)).argmax(1)
             pairs = zip(masks.cpu().numpy(), prediction.byte().cpu().numpy())
@@ -310,9 +311,9 @@ def network_claims(results, counts):
 
     def resampled_sharpness():
         tables = [utils.read_csv(runs[0]["folder"] / "pictures.csv") for runs in (skips, noskips)]
-        columns = [np.array([float(row["sharpness"]) for row in table]) for table in tables]
-        scale = skips[0]["metrics"]["sharpness_ratio"] / columns[0].sum()  # 1 / the truth's sum
-        return bootstrap(*columns, lambda total: total * scale)
+        columns = [np.array([[float(row[key]) for key in ("sharpness", "true_sharpness")] for row in table])
+                   for table in tables]
+        return bootstrap(*columns, lambda total: total[..., 0] / total[..., 1])
 
     speed = compare(log_ratios(fcn, unet, "images_per_second"), math.log(1.1))
     small, light = (compare(log_ratios(unet, fcn, key), 0.0) for key in ("parameters", "gflops_per_image"))
@@ -439,7 +440,8 @@ def write_report(args, results, tables, claims, figures, why_no_labels):
     parts = [
         both_tables([{"what": "data", "": f"{args.data} at {height}x{width}"},
                      {"what": "seeds", "": ", ".join(map(str, range(args.seeds)))},
-                     {"what": "machine", "": f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"},
+                     {"what": "machine", "": f"{machine['name']} ({machine['device']}, {machine['cores']} cores, "
+                                         f"threads: {machine['threads']})"},
                      {"what": "PyTorch", "": machine["torch"]},
                      {"what": "command", "": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}]),
         block(METHOD), block("Claims", "## ", "h2"),

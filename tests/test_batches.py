@@ -1,4 +1,7 @@
 """The batches follow from (seed, epoch) alone, wherever they come from and however many processes share them."""
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +14,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def split():
-    rng = np.random.default_rng(0)
-    return Split(rng.integers(0, 255, (23, 3, 4, 5), np.uint8), rng.integers(0, 3, (23, 4, 5), np.uint8),
-                 [str(i) for i in range(23)])
+    """Pictures labelled by their own numbers."""
+    images = np.random.default_rng(0).integers(0, 255, (23, 3, 4, 5), np.uint8)
+    return Split(images, np.arange(23), [str(i) for i in range(23)])
 
 
 def assert_same(some, others):
@@ -22,13 +25,17 @@ def assert_same(some, others):
             np.testing.assert_array_equal(a, b)
 
 
-def test_in_memory_as_on_disk_and_from_any_step(split):
+def test_in_memory_as_on_disk_and_from_any_step(split, tmp_path, monkeypatch):
     expected = list(utils.batches(split, 5, CPU, seed=3, epoch=2))
-    assert len(expected) == 4 and len({int(i) for *_, indices in expected for i in indices}) == 20
-    for images, masks, draws, indices in expected:
+    assert len(expected) == 4 and len({int(i) for _, indices, _ in expected for i in indices}) == 20
+    for images, indices, draws in expected:
         np.testing.assert_array_equal(images, split.images[indices])
-        np.testing.assert_array_equal(masks, split.targets[indices])
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, workers=2), expected)
+    np.save(tmp_path / "images.npy", split.images)
+    mapped = dataclasses.replace(split, images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    assert len(pickle.dumps(mapped)) < len(pickle.dumps(split))  # as it goes to workers that are not forked
+    monkeypatch.setattr(utils, "START_METHOD", "spawn")
+    assert_same(utils.batches(mapped, 5, CPU, seed=3, epoch=2, workers=1), expected)
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])
     split.on_gpu = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2), expected)
@@ -42,10 +49,10 @@ def test_processes_share_without_gaps_or_doubles(split, monkeypatch, processes):
     for rank in range(processes):
         monkeypatch.setattr(utils, "process_rank", lambda: rank)
         parts.append(list(utils.batches(split, 12, CPU, epoch=0)))
-        scored += [i for *_, indices in utils.batches(split, 12, CPU) for i in indices]
-    for (*_, draws, indices), *shares in zip(whole, *parts, strict=True):
-        assert len({len(share[3]) for share in shares}) == 1
-        order = np.argsort(np.concatenate([share[3] for share in shares]))
-        np.testing.assert_array_equal(np.concatenate([share[3] for share in shares])[order], indices)
+        scored += [int(i) for _, indices, _ in utils.batches(split, 12, CPU) for i in indices]
+    for (_, indices, draws), *shares in zip(whole, *parts, strict=True):
+        assert len({len(share[1]) for share in shares}) == 1
+        order = np.argsort(np.concatenate([share[1] for share in shares]))
+        np.testing.assert_array_equal(np.concatenate([share[1] for share in shares])[order], indices)
         np.testing.assert_array_equal(np.concatenate([share[2] for share in shares])[order], draws)
     assert sorted(scored) == list(range(23))

@@ -163,7 +163,8 @@ def test_dry_run_reports_and_writes_nothing(run, here, street, caches):
 
 def hashes(folder):
     weights = torch.load(folder / "last.pt", weights_only=True)
-    flat = [*weights["weights"].values(), *weights["average"].values()]
+    best = torch.load(folder / "best.pt", weights_only=True)
+    flat = [*weights["weights"].values(), *weights["average"].values(), *best["weights"].values()]
     return [tensor.double().sum().item() for tensor in flat], (folder / "metrics.csv").read_bytes()
 
 
@@ -264,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(run, here, street, caches):
     assert code == 2 and "--lr" in err and err.count("\n") == 1
 
 
-def test_a_second_run_in_the_folder_is_refused(run, here, street, caches):
+def test_a_second_run_in_the_folder_is_refused(run, here, street, caches, monkeypatch):
     words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 1, "--out", "run")
     assert run(*words)[0] == 0
     before = (here / "run/last.pt").read_bytes()
@@ -277,23 +278,48 @@ def test_a_second_run_in_the_folder_is_refused(run, here, street, caches):
     holder.communicate(b"\n")
     assert (here / "run/last.pt").read_bytes() == before and not (here / "run.1").exists()
     assert run(*words, "--resume")[0] == 0
+    code, _, err = run(*words[:-1], street / "run")  # its pictures would be data
+    assert code == 2 and "outside the data" in err and err.count("\n") == 1
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(utils.fcntl, "lockf", no_locks)  # as on some network file systems
+    code, _, err = run(*words[:-1], "unlocked")
+    assert code == 0 and "cannot be locked" in err
+
+
+def test_a_run_whose_scores_are_never_finite_says_so(run, here, street, caches):
+    code, _, err = run("train_colorization.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 1,
+                       "--batch-size", 12, "--lr", 1e30)
+    assert code == 2 and "finite" in err and err.count("\n") == 1
 
 
 def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monkeypatch):
-    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out", "run")
-    assert run(*words, "--epochs", 2)[0] == 0
-    before = {name: (here / "run" / name).read_bytes() for name in ("last.pt", "previous.pt", "best.pt", "metrics.csv")}
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out")
+    assert run(*words, "whole", "--epochs", 2)[0] == 0
+    shutil.copytree("whole", "begun")
+    assert run(*words, "whole", "--epochs", 3, "--resume")[0] == 0
+    sync, failed = os.fsync, []
+    for fitting in range(6):  # files, config.json the first of them
+        shutil.copytree("begun", f"run{fitting}")
+        left = iter(range(fitting))
 
-    def full(file):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        def full(file):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return sync(file)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        code, _, err = run(*words, "--epochs", 3, "--resume")
-    assert code == 2 and "No space left" in err and "run/" in err and err.count("\n") == 1
-    assert {name: (here / "run" / name).read_bytes() for name in before} == before
-    assert not list((here / "run").glob("*.partial"))
-    assert run(*words, "--epochs", 3, "--resume")[0] == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            code, _, err = run(*words, f"run{fitting}", "--epochs", 3, "--resume")
+        assert code == 2 and "No space left" in err and err.count("\n") == 1
+        failed.append(err.split(":")[1].strip().removeprefix(f"run{fitting}/"))
+        assert not list((here / f"run{fitting}").glob("*.partial"))
+        assert utils.load_checkpoint(here / f"run{fitting}/last.pt") and utils.load_run(here / f"run{fitting}")
+        assert run(*words, f"run{fitting}", "--epochs", 3, "--resume")[0] == 0
+        assert hashes(here / f"run{fitting}") == hashes(here / "whole")
+    assert failed[:2] == ["config.json", "metrics.csv"] and "next.pt" in failed
 
 
 @pytest.mark.parametrize("failure, expected", [

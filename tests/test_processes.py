@@ -67,7 +67,7 @@ def test_nothing_is_counted_twice(street, tmp_path):
         data = open_data(str(street), task, (32, 40), str(caches), 0)
         split, autocast = data.splits["test"], utils.autocast(cpu, torch.float32)
         if task == "segmentation":
-            scores = evaluate.score_segmentation(model, split, data.classes, cpu, autocast)
+            scores = evaluate.score_segmentation(model, about, split, cpu, autocast)
         else:
             scores = evaluate.score_colorization(model, about, split, cpu, autocast)
         for key, value in scores.items():

@@ -102,6 +102,8 @@ def kill_and_resume(script, words, folder, number, delay, aimed):
     else:
         os.kill(pid, number)
     code = wait(pid)
+    if code not in (-number, 128 + number, 0):
+        return f"exit code {code} when killed, see {log}", None
     table = folder / "run/metrics.csv"
     epoch = len(table.read_text().splitlines()) if table.exists() else 1
     happened = f"at {delay:5.2f} s, epoch {epoch:2d}, exit code {code:4d}"
@@ -109,7 +111,7 @@ def kill_and_resume(script, words, folder, number, delay, aimed):
         happened += f", left {', '.join(name[-24:] for name in left)}"
     begun = (folder / "run/last.pt").exists() or (folder / "run/previous.pt").exists()
     code = wait(start(script, [*words, "--resume"] if begun else words, log))
-    if code:
+    if code != 0:  # None: it never ended
         return f"{happened}; exit code {code} when it went on, see {log}", None
     return happened + ("" if begun else ", begun anew"), digest(folder / "run")
 

@@ -89,7 +89,7 @@ def prepare(options, data, out):
              "--out", out]
     args = train_segmentation.get_args_parser().parse_args(words)
     device, dtype = utils.setup(args)
-    utils.fill_in(args, train_segmentation.RECIPES, data)
+    utils.fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON)
     train = data.splits["train"]
     weights = train_segmentation.class_weights(train.targets, len(CLASSES), args.balance).to(device)
     network = {"name": "unet", "in_channels": 3, "out_channels": len(CLASSES), "width": WIDTH}

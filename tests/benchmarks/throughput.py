@@ -5,9 +5,10 @@
 
 Any data set of files with masks of ids will do. Each measurement is a process of its own, in turns: matrix product,
 ours, plain, and again, `--rounds` times; medians count. Ours is the training script's loop (its recipe, utils.Run) with
-every epoch at full size. Plain is fp32, NCHW, Adam, pictures decoded by 4 loader processes and augmented there one by
-one (--bare: not at all). Both train the same network with the same batch size, and whole epochs are timed from the
-first picture read to the last step, validation and checkpoints left out. The classifier's labels are made up.
+every epoch at full size. Plain is fp32 (TF32 in convolutions where a GPU has it), NCHW, Adam, pictures decoded by 4
+loader processes and augmented there one by one (--bare: not at all). Both train the same network with the same batch
+size, and whole epochs are timed from the first picture read to the last step, validation and checkpoints left out. The
+classifier's labels are made up.
 
 Prints a table and writes it with every round to --out:
   images/s       training (or scoring, predicting), and the ratio of ours to plain
@@ -80,7 +81,7 @@ def prepare(options, name, folder):
                   for split, each in splits.items()}
         data = dataclasses.replace(data, task="classification", classes=[str(kind) for kind in range(KINDS)], colors=[])
     data = dataclasses.replace(data, splits=splits)
-    utils.fill_in(args, script.RECIPES, data)
+    utils.fill_in(args, data, script.RECIPES, script.BEST_ON)
     classes = len(data.classes)
     network = {"unet": {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width},
                "fcn32": {"name": "fcn32", "classes": classes, "width": args.width}}.get(
@@ -172,11 +173,11 @@ def train_ours(options, name):
         utils.update_average = timed_update
 
         run.model.train()
-        ready = change(*next(utils.batches(split, run.batch_size, device, epoch=0))[:3])
+        ready = change(*next(utils.batches(split, run.batch_size, device, epoch=0)))
         steps_on_one_batch(10 if device.type == "cuda" else 2)  # warms up
         seconds, inside, saving, epochs, busy = 0.0, 0.0, 0.0, 0, None
         for _ in run.epochs():
-            if seconds >= options.seconds:  # enough: one more epoch to look at the GPU
+            if epochs and (seconds >= options.seconds or run.epoch == args.epochs - 1):  # one more, to look at the GPU
                 if device.type == "cuda":
                     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
                         one_epoch()
@@ -190,6 +191,9 @@ def train_ours(options, name):
             started = time.perf_counter()
             run.end_epoch({}, best=float(run.epoch))
             saving += time.perf_counter() - started
+            if run.warming_up:  # it compiles now: begin again
+                steps_on_one_batch(10)
+                seconds, inside, saving, epochs = 0.0, 0.0, 0.0, 0
         run.bar.close()
         inside -= averaging
         peak = utils.peak_memory_mb(device)
@@ -321,7 +325,7 @@ def inference(options, name, ours):
         def score_ours(count):
             part = dataclasses.replace(val, images=val.images[:count], targets=val.targets[:count],
                                        names=val.names[:count])
-            return evaluate.score_segmentation(network_of_run, part, data.classes, device, autocast,
+            return evaluate.score_segmentation(network_of_run, {"classes": data.classes}, part, device, autocast,
                                                outlines=name == "score")["miou"]
 
         def predict_ours(count):
