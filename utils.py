@@ -294,7 +294,8 @@ def gather(parts):
     if world_size() == 1:
         return parts
     everyone = [None] * world_size()
-    dist.all_gather_object(everyone, parts)
+    with torch.inference_mode(False):  # torch 2.4 could not write into its own buffers there
+        dist.all_gather_object(everyone, parts)
     return [part for row in itertools.zip_longest(*everyone) for part in row if part is not None]
 
 

@@ -252,7 +252,7 @@ def test_classification(tmp_path):
     write(tmp_path, {"right.csv": "\n".join(["name,label", *lines]).encode(),
                      "wrong/deep/labels.csv": "\n".join(["name,label", *wrong]).encode(),
                      "excel.csv": "\r\n".join(["\ufeffName;Label", *lines]).replace(",", ";").encode(),
-                     "none/labels.csv": b"\xff\x00,\n"})
+                     "none/labels.csv": b"\xff\x01,\n"})
     table = "\n".join(["name, label", *lines])
     write(tmp_path, {"mac.csv": table.replace("\n", "\r").encode(), "shell.csv": table.encode("utf-16"),
                      "two/a_val.csv": f"name,label\n{lines[0]}\nval1,cat".encode(), "two/test.csv": table.encode()})
