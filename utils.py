@@ -21,7 +21,6 @@ import traceback
 import warnings
 import zipfile
 from datetime import timedelta
-from functools import partialmethod
 from pathlib import Path
 from reprlib import repr as brief  # short also for what a made-up file nests without end
 
@@ -260,7 +259,8 @@ def join_processes(device):
     dist.init_process_group(backend, timeout=timedelta(hours=6))  # the first may be decoding a data set for long
     if dist.get_rank():
         sys.stdout = open(os.devnull, "w")
-        tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+        init = tqdm.__init__  # not partialmethod: the callers' own disable=None would win
+        tqdm.__init__ = lambda *args, **options: init(*args, **options | {"disable": True})
 
 
 def world_size():
@@ -953,18 +953,18 @@ class Run:
         self.model.train()
         if self.device.type == "cuda":  # scoring takes larger batches, and cuDNN tried much in the first epoch
             torch.cuda.reset_peak_memory_stats(self.device)
-        first, started = self.step_in_epoch, time.perf_counter()
+        first, started, before = self.step_in_epoch, time.perf_counter(), self.seconds
         for batch in batches(split, self.batch_size, self.device, self.args.seed, self.epoch, self.step_in_epoch,
                              self.args.workers):
             yield batch
             self.step_in_epoch += 1
             self.bar.update(self.batch_size)
+            self.seconds = before + time.perf_counter() - started
             stop = self.asked_to_stop()
             due = stop or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
             if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
                 self.show_loss()  # and stops at a loss that is not finite, before it is saved
             if stop:
-                self.seconds += time.perf_counter() - started
                 self.stop()
             if due:
                 self.save_state()
@@ -972,7 +972,7 @@ class Run:
                 self.show_estimate(started)
         self.show_loss()
         elapsed = time.perf_counter() - started
-        self.seconds += elapsed
+        self.seconds = before + elapsed
         self.peak = peak_memory_mb(self.device)
         if self.device.type == "cuda" and self.epoch == math.ceil(getattr(self.args, "small", 0) * self.args.epochs):
             self.warming_up = True  # the first epoch at full size
@@ -1161,8 +1161,8 @@ class Run:
         self.save_state()
         self.bar.close()
         if not process_rank():
-            print(f"stopped in epoch {self.epoch + 1}; the same command with --resume goes on from there",
-                  file=sys.stderr)
+            print(f"stopped after {self.epoch} epochs and {self.step_in_epoch} steps; the same command with --resume "
+                  "goes on from there", file=sys.stderr)
         sys.exit(128 + self.stop_signal)
 
     def best_network(self):

@@ -262,7 +262,7 @@ def read_cache(folder: str, task: str) -> tuple[dict, dict[str, Split]] | None:
             about = json.load(file)
         return about, {split: Split(array(split, "images"), None if task == "colorization" else array(split, "targets"),
                                     names) for split, names in about["names"].items()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError):  # EOFError: an array's file is empty
         return None
 
 

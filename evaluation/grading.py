@@ -109,6 +109,9 @@ def open_truth(args):
         classes, colors, _ = scored_classes(raw)
     elif args.task == "colorization":
         targets = [np.asarray(read_image(path)) for path in split.images]
+        for path, target in zip(split.images, targets):
+            if min(target.shape[:2]) < 11:  # SSIM's window
+                raise InputError(f"{show(path)}: less than 11 pixels high or wide, too small to be scored; remove it")
     names = [composed(name) for name in split.names]
     stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
@@ -275,7 +278,7 @@ def grades_page(truth, rows, grades, baseline):
                **grades[row["submission"]]["metrics"],
                f"95% of {main}": format_interval(*grades[row["submission"]]["intervals"][main]),
                "what is wrong": count_troubles(row), "identical to": row["identical to"]} for row in rows]
-    classes = [{"submission": link(row)} | dict(zip(truth.classes, grades[row["submission"]]["by class"]))
+    classes = [{"": link(row)} | dict(zip(truth.classes, grades[row["submission"]]["by class"]))
                for row in rows]
     worst = [f"<h3>{html.escape(row['submission'])}</h3>" + figures(grades[row["submission"]]["worst"])
              for row in rows if grades[row["submission"]]["worst"]]

@@ -316,6 +316,9 @@ def test_colorization(tmp_path):
     write(tmp_path, {f"gaps/{name}.png": data for name, data in list(gaudy.items())[:2]})
     rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "gaudy", tmp_path / "gaps"])
     assert float(rows["gaps"]["points"]) <= float(rows["gaudy"]["points"]) < 10
+    write(tmp_path, {"truth/tiny.png": png(np.zeros((10, 30, 3), np.uint8))})
+    with pytest.raises(InputError, match="tiny.png: less than 11"):
+        grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "same"])
 
 
 def test_a_checkpoint_is_a_submission(tmp_path):

@@ -421,9 +421,10 @@ def test_cache_is_reused_and_rebuilt_when_a_file_changes(tmp_path, opened, monke
     save(tmp_path / "mine" / "train" / "images" / "train 0.png", picture(77))
     assert hashes(opened(root, size=(6, 8))) != hashes(first) and len(writes) == 2
     damaged = max((tmp_path / "files" / "cache").iterdir(), key=os.path.getmtime) / "val.images.npy"
-    os.truncate(damaged, 100)
-    opened(root, size=(6, 8))
-    assert len(writes) == 3
+    for number, left in enumerate((100, 0), 3):
+        os.truncate(damaged, left)
+        opened(root, size=(6, 8))
+        assert len(writes) == number
     dead = tmp_path / "files" / "cache" / f"x.{socket.gethostname().replace('.', '-')}.4194305.tmp"
     dead.mkdir()
     opened(root, size=(5, 8))
