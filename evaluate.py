@@ -64,7 +64,6 @@ def draw_segmentation(model, about, split, device, autocast, path):
     """Image, truth and prediction side by side for six pictures spread evenly over a split."""
     chosen, colors = utils.evenly(len(split), 6), about["colors"]
     images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
-    model.eval()
     with autocast():
         prediction = model(utils.normalize(torch.from_numpy(images).to(device).float() / 255)).argmax(1)
     prediction = prediction.byte().cpu().numpy()
@@ -144,7 +143,7 @@ def score_classification(model, about, split, device, autocast):
 
 
 def print_classification(scores):
-    """A row a class, then the means."""
+    """A row a class, then the accuracy over all pictures."""
     width = max(map(len, ("class", *scores["per_class"]))) + 2
     print(f"{'class':<{width}}accuracy")
     for name, accuracy in scores["per_class"].items():

@@ -25,7 +25,7 @@ from evaluate import (
     score_colorization,
 )
 
-COLORFULNESS = 0.8  # the share of the truth's that the gain on ab gives val; test may get a tenth less
+COLORFULNESS = 0.8  # of the truth's: the gain on ab is set to reach it on val; test may come out a tenth lower
 CLASS_STEP = 20  # side of a colour class in ab; with the paper's 10 the loss would cost more than the network
 
 # The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which

@@ -119,7 +119,7 @@ def not_negative(kind):
             raise argparse.ArgumentTypeError(f"{text} is negative, too large or no number")
         return value
 
-    parse.__name__ = kind.__name__  # which argparse calls an argument of that is no number at all
+    parse.__name__ = kind.__name__  # argparse's message for text that is no number says "invalid int value"
     return parse
 
 
@@ -222,11 +222,11 @@ def setup(args):
         torch.cuda.set_device(device)  # else pinned memory would take some of the first
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         join_processes(device)
-    deterministic = getattr(args, "deterministic", None)  # a flag of the training scripts alone
-    if deterministic:
+    training = hasattr(args, "deterministic")  # a flag of the training scripts alone
+    if training and args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = deterministic is False  # to try every algorithm pays off in training
+    torch.backends.cudnn.benchmark = training and not args.deterministic  # to try every algorithm pays off in training
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     return device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(
         args.precision, fastest_sound_dtype(device))
@@ -272,7 +272,7 @@ def process_rank():
 
 
 def is_first_to_fail():
-    """Whether no process was here before. torchrun's own process keeps the count: the others may be gone."""
+    """Whether this process is the first to fail. torchrun's own process keeps count, for the others may have ended."""
     if world_size() == 1:
         return True
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=10))
@@ -314,7 +314,7 @@ def parallelize(model, device):
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """The sum is every process's, so its gradient is the sum of theirs."""
+    """The sum of x over the processes. Each one's loss depends on every x, so gradients are summed over them, too."""
 
     @staticmethod
     def forward(ctx, x):
@@ -368,7 +368,7 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
-    stop = count if epoch is None or count < batch_size else count // batch_size * batch_size
+    stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
     for indices, (images, targets) in zip(chunks, load(split, chunks, device, workers)):
@@ -457,7 +457,7 @@ def shrink(size, multiple=16):
 
 
 def normalize(images):
-    """(B, 3, H, W) float in [0, 1] -> less ImageNet's mean, over its deviation, channels last."""
+    """(B, 3, H, W) float in [0, 1] -> minus ImageNet's mean, divided by its standard deviation; channels last."""
     mean = constant((0.485, 0.456, 0.406), images.device)[:, None, None]
     deviation = constant((0.229, 0.224, 0.225), images.device)[:, None, None]
     return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
@@ -699,8 +699,7 @@ def load_for_inference(run, device, dtype):
 def for_inference(model, device, dtype):
     """A network in eval mode on the device, batch norm folded into the convolutions before it, weights in `dtype`."""
     for parent in list(model.modules()):
-        children = list(parent.named_children())
-        for (name, child), (following, norm) in zip(children, children[1:]):
+        for (name, child), (following, norm) in itertools.pairwise(list(parent.named_children())):
             if isinstance(child, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(child, norm))
                 setattr(parent, following, torch.nn.Identity())
@@ -812,7 +811,7 @@ class Run:
     """One training run: its folder, its progress, and everything needed to go on with it.
 
     The scripts' loops read `for epoch in run.epochs(): for batch in run.batches(train): ...; run.step(loss)` and
-    close each epoch with `run.end_epoch(scores)`.
+    close each epoch with `run.end_epoch(scores, best)`.
     """
 
     def __init__(self, args, device, dtype, network, data, model, **about):
@@ -868,7 +867,7 @@ class Run:
 
     @property
     def averaged(self):
-        """What is scored: the network with its averaged weights; without `ema` with the weights themselves."""
+        """The network that is scored: the one with averaged weights or, where there is no `ema`, the trained one."""
         return self.module if self.average is None else self.average
 
     @property
@@ -1323,15 +1322,13 @@ def plot_curves(histories, path):
 
 def plot_heat_map(rows, vertical, horizontal, value, path):
     """A grid of `value`, numbers written in, the keys `vertical` down the side and `horizontal` along the bottom."""
-    def labels(keys):
-        return list(dict.fromkeys(", ".join(str(row[key]) for key in keys) for row in rows))
+    def label(row, keys):
+        return ", ".join(str(row[key]) for key in keys)
 
-    down, along = labels(vertical), labels(horizontal)
+    down, along = (list(dict.fromkeys(label(row, keys) for row in rows)) for keys in (vertical, horizontal))
     grid = np.full((len(down), len(along)), np.nan)
     for row in rows:
-        i, j = (names.index(", ".join(str(row[key]) for key in keys))
-                for names, keys in ((down, vertical), (along, horizontal)))
-        grid[i, j] = float(row[value])
+        grid[down.index(label(row, vertical)), along.index(label(row, horizontal))] = float(row[value])
     figure, axis = plt.subplots(figsize=(1.1 * len(along) + 2.5, 0.5 * len(down) + 1.6), layout="constrained")
     plotted = axis.imshow(grid, aspect="auto", cmap="viridis")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2

@@ -130,13 +130,7 @@ def gradient_energy(rgb):
     return sum(luma.diff(dim=axis).square().mean((1, 2)) for axis in (1, 2))
 
 
-# Colour as classes: Zhang, Isola, Efros 2016, "Colorful image colorization". The loss of logits (B, Q, H, W) is
-#
-#   indices, weights = encode_ab(ab, centers, nearest)
-#   per_pixel = -(weights * logits.log_softmax(1).gather(1, indices)).sum(1)
-#   loss = (rare[indices[:, 0]] * per_pixel).mean()           with rare = rebalancing_weights(counts)
-#
-# where `counts` sums torch.bincount(indices.flatten(), weights.flatten(), minlength=Q) over the training set.
+# Colour as classes: Zhang, Isola, Efros 2016, "Colorful image colorization". The loss stands in train_colorization.py.
 
 
 def ab_classes(step=10):

@@ -4,7 +4,6 @@ A download goes on where it was interrupted; a folder appears under its name whe
 """
 import contextlib
 import csv
-import hashlib
 import http.client
 import os
 import re
@@ -48,10 +47,10 @@ def temporary_name(path: str) -> str:
     return f"{path}.{host.replace('.', '-')}.{os.getpid()}.tmp"
 
 
-def download(url: str, path: str, sha256: str | None = None, size: int | None = None) -> None:
+def download(url: str, path: str) -> None:
     """Fetch a file to `path`, by way of `path`.part, from which a later call resumes.
 
-    Only https, except from this machine. Raises InputError where it fails, or where size or hash are not the given.
+    Only https, except from this machine. Raises InputError where it fails.
     """
     def check_address(address):
         parts = urllib.parse.urlsplit(address)
@@ -68,7 +67,7 @@ def download(url: str, path: str, sha256: str | None = None, size: int | None = 
             check_address(reply.geturl())  # after redirections
             if not (reply.headers.get("Content-Range") or "").startswith(f"bytes {done}-"):
                 done = 0  # the server sends the whole file
-            total = done + int(reply.headers["Content-Length"]) if "Content-Length" in reply.headers else size
+            total = done + int(reply.headers["Content-Length"]) if "Content-Length" in reply.headers else None
             with open(part, "ab" if done else "wb") as file, tqdm(
                     total=total, initial=done, unit="B", unit_scale=True, disable=None, desc="downloading") as bar:
                 while block := reply.read(1 << 18):
@@ -78,22 +77,10 @@ def download(url: str, path: str, sha256: str | None = None, size: int | None = 
     except (OSError, http.client.HTTPException) as error:
         if done and getattr(error, "code", None) == 416:  # nothing comes after what is there already: start again
             os.remove(part)
-            return download(url, path, sha256, size)
+            return download(url, path)
         raise InputError(f"{show(url)}: {show(str(error))}; run it again to go on, or download it by hand to "
                          f"{show(path)}") from error
-    if size not in (None, os.path.getsize(part)) or sha256 not in (None, sha256 and file_hash(part)):
-        os.remove(part)
-        raise InputError(f"{show(url)}: its size or SHA-256 is not the expected; download it by hand to {show(path)}")
     os.replace(part, path)
-
-
-def file_hash(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def unpack(archive: str, folder: str, pattern: str, limit: int = 1 << 30) -> None:

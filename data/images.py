@@ -54,7 +54,7 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _image_suffixes()
 
 
-NO_NEWS = ("Thumbs.db", "desktop.ini", "classes.csv")  # files of which nobody wants to read that they are no pictures
+NO_NEWS = ("Thumbs.db", "desktop.ini", "classes.csv")  # files that are no pictures, but not worth a note
 
 
 def list_images(folder: str, fail=stop, skip=(), notes=None) -> dict[str, str]:

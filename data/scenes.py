@@ -66,9 +66,9 @@ def spots(s, start, stop, step):
     return (places + s.rng.uniform(-.15, .15, len(places)) * step).tolist()
 
 
-def bands(s, *right_edges):
-    """The street's cross-section, each colour varied; the last band has no edge."""
-    s.bands = [(edge, s.vary(rgb, .3), label, relief) for edge, rgb, label, relief in right_edges]
+def bands(s, *strips):
+    """The street's cross-section from left to right: (right edge, colour, to be varied, class, relief) by band."""
+    s.bands = [(edge, s.vary(rgb, .3), label, relief) for edge, rgb, label, relief in strips]
 
 
 def fence_row(s, x, height, rgb, kind, step=8.0, gap=0.0):

@@ -103,16 +103,16 @@ def find_segmentation(root: str, notes: list[str], fail=stop) -> dict[str, Sampl
             if not os.path.isdir(folder):
                 raise InputError(f"{show(folder)}: no such folder; a folder for segmentation holds "
                                  f"{FOLDER_LAYOUTS['segmentation']}")
-        pictures, found, pairs = list_images(images, fail, notes=notes), list_images(masks, fail, notes=notes), []
+        pictures, found, matched = list_images(images, fail, notes=notes), list_images(masks, fail, notes=notes), {}
         for name, path in pictures.items():
             mask = next((name + suffix for suffix in MASK_SUFFIXES if name + suffix in found), None)
             if mask is None:
                 fail(f"{show(path)}: no mask of that name in {show(masks)}; add it or remove the image")
             else:
-                pairs.append((name, path, found.pop(mask)))
+                matched[name] = found.pop(mask)
         if found:
             notes.append(f"{show(masks)}: {len(found)} masks without an image are left out: {some(found)}")
-        splits[split] = Samples(*([pair[part] for pair in pairs] for part in range(3)))
+        splits[split] = Samples(list(matched), [pictures[name] for name in matched], list(matched.values()))
     return splits
 
 
@@ -178,8 +178,10 @@ def hold_out(source: Source, seed: int) -> None:
         if len(group) <= count * len(missing):
             raise InputError(f"{show(source.root)}: {len(group)} picture(s), such as {show(train.names[group[0]])}, "
                              f"are too few to hold {' and '.join(missing)} out of; add pictures, or folders for them")
-        for k, split in enumerate((*missing, "train")):
-            chosen[split] += group[k * count:] if split == "train" else group[k * count:(k + 1) * count]
+        for split in missing:
+            chosen[split] += group[:count]
+            del group[:count]
+        chosen["train"] += group
     source.splits |= {split: train.take(sorted(indices)) for split, indices in chosen.items()}
     source.assignment = {split: source.splits[split].names for split in SPLITS}
     source.notes += [f"no {split} split: {len(chosen[split])} of {len(train)} pictures held out of train, seed {seed}"

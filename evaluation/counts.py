@@ -1,7 +1,7 @@
 """Scores that can be summed over any set of pictures, those of a bootstrap sample too.
 
-A picture's prediction becomes a row of counts, and the metrics follow from the sum of rows. All of it works on arrays
-with leading axes.
+A picture's prediction becomes a row of counts (*_row); the metrics follow from a sum of rows, or an array of such sums
+(*_metrics).
 """
 import numpy as np
 from PIL import Image

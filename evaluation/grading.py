@@ -158,7 +158,7 @@ def grade_files(truth, path):
 def grade_predictions(truth, predict):
     """Score the (index, prediction) pairs that predict(troubles) yields: a dict of all that the pages tell."""
     row, compute, main = ROW[truth.task], COMPUTE[truth.task], METRICS[truth.task][0]
-    rows, worst, digest, error, troubles = {}, [], hashlib.sha256(), None, defaultdict(list)
+    rows, worst, digest, error, troubles = {}, [], hashlib.sha256(), None, {trouble: [] for trouble in TROUBLES}
     try:
         for index, prediction in predict(troubles):
             rows[index] = row(truth.targets[index], prediction, len(truth.classes))
@@ -187,7 +187,7 @@ def grade_predictions(truth, predict):
         "intervals": {metric: np.percentile(resampled[metric], (2.5, 97.5)).tolist() if len(rows) >= 5 else [None, None]
                       for metric in METRICS[truth.task]},  # fewer differ too little from sample to sample
         "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())],
-        "troubles": dict(troubles), "digest": digest.hexdigest() if given else None,
+        "troubles": troubles, "digest": digest.hexdigest() if given else None,
         "worst": [draw_worst(truth, *each) for each in worst if each[0] < PERFECT[truth.task]],
     }
 
@@ -263,7 +263,7 @@ def feedback_page(truth, name, grade):
     by_class = [{"class": name, BY_CLASS[truth.task]: value} for name, value in zip(truth.classes, grade["by class"])]
     lists = [f"<h3>{trouble} ({len(names)})</h3><ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in names[:200])
              + ("<li>...</li>" if len(names) > 200 else "") + "</ul>"
-             for trouble in TROUBLES if (names := grade["troubles"].get(trouble))]
+             for trouble, names in grade["troubles"].items() if names]
     return page(name, f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found</p>",
                 "<h2>Scores</h2>", table(metrics), "<h2>Classes</h2>" if by_class else "", table(by_class, shaded=True),
                 "<h2>What is wrong</h2>" if lists else "", *lists,
@@ -333,14 +333,13 @@ def grade(args):
     for name in order:
         each = grades[name]
         twin = [other for other in twins[each["digest"]] if each["digest"] and other != name]
-        found = {trouble: each["troubles"].get(trouble, []) for trouble in TROUBLES}
-        text = "; ".join(f"{trouble}: {some(names)}" for trouble, names in found.items() if names)
+        text = "; ".join(f"{trouble}: {some(lines)}" for trouble, lines in each["troubles"].items() if lines)
         rows.append({"rank": better.index(results[name]) + 1, "submission": name, "status": each["status"],
                      "points": round(each["points"], 3),
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
                      **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{BY_CLASS[truth.task]} {key}": value for key, value in zip(truth.classes, each["by class"])},
-                     **{trouble: len(names) for trouble, names in found.items()},
+                     **{trouble: len(lines) for trouble, lines in each["troubles"].items()},
                      "identical to": ", ".join(twin), "problems": text,
                      "feedback": f"{plain_name(name)}.html"})
         utils.write_atomically(feedback / f"{plain_name(name)}.html", feedback_page(truth, name, each))

@@ -129,7 +129,7 @@ def train_apart(words):
 
 
 def read_run(folder):
-    """What a finished run left: its summary, with `folder`, `settings`, `machine` and `history`."""
+    """What a finished run left: its summary, with `folder`, `settings`, `network`, `machine` and `history`."""
     config = json.loads((folder / "config.json").read_text())
     return json.loads((folder / "summary.json").read_text()) | {
         "folder": folder, **{key: config[key] for key in ("settings", "network", "machine")},
@@ -176,7 +176,10 @@ def newcombe_interval(run, rival):
 
 
 def compare(differences, interval):
-    """(mean, low, high) of differences, one a seed; for a single one interval(), or how far it may be off."""
+    """(mean, low, high) of differences, one a seed.
+
+    `interval` is for a single seed: a function that returns (low, high), or a number, by how much it may be off.
+    """
     mean = np.mean(differences)
     if len(differences) > 1:
         quantile = STUDENT[min(len(differences) - 2, len(STUDENT) - 1)]
