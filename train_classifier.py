@@ -82,8 +82,8 @@ def test(run, data):
     (model, about), split = run.best_network(), data.splits["test"]
     scores = score_classification(model, about, split, run.device, run.autocast)
     print_classification(scores)
-    draw_classification(scores, split, data.classes, run.folder)
     run.finish({key: scores[key] for key in ("accuracy", "interval", "top5", "per_class")})
+    draw_classification(scores, split, data.classes, run.folder)
 
 
 def sweep(args):
