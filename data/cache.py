@@ -26,7 +26,7 @@ from data import InputError, scenes, street
 from data.download import temporary_name
 from data.images import Classes, Samples, scored_classes, show, some
 
-CACHE_VERSION = 2  # part of the caches' names: raise it when the arrays' form or content changes
+CACHE_VERSION = 3  # part of the caches' names: raise it when the arrays' form or content changes
 
 
 # ---------------------------------------------------------------------------- a data set before and after it is decoded

@@ -7,6 +7,7 @@ Everything here raises InputError, one line that names the file, where a file is
 """
 import csv
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ def some(names) -> str:
     """The first few of many names, for one line."""
     names = list(names)
     return ", ".join(map(show, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def composed(name: str) -> str:
+    """A name with its letters and their accents as one character each; a Mac has them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 # ---------------------------------------------------------------------------------------------------- finding pictures
@@ -155,7 +161,7 @@ def _convert(image: Image.Image, mode: str, path) -> Image.Image:
 def read_mask(path, colors=None) -> np.ndarray:
     """Read a mask as it stands, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError.
 
-    `colors`: the classes', by raw id, which a palette may hold in an order of its own; see `by_palette`.
+    `colors`: the classes', by raw id, or None while no classes are known; see `by_palette`.
     """
     image = by_palette(_load(path), colors)
     if image.mode in ("LA", "La", "PA"):
@@ -169,15 +175,20 @@ def read_mask(path, colors=None) -> np.ndarray:
                      f"{values.min():g} to {values.max():g}; save it as 8-bit PNG")
 
 
+BLACK_AND_WHITE = {0: (0, 0, 0), 255: (255, 255, 255)}
+
+
 def by_palette(image: Image.Image, colors) -> Image.Image:
     """A palette picture as RGB where all that it shows are the classes' colours; any other picture as it is.
 
     Programs that reduce colours (GIF always does) number them as they like. PASCAL VOC's palette, which label tools
-    write whatever the classes, says nothing.
+    write whatever the classes, says nothing. With `colors` None a palette of black and white is read as 0 and 255.
     """
-    if image.mode != "P" or not colors:
+    if image.mode != "P":
         return image
     table = np.array(image.getpalette(), np.uint8).reshape(-1, 3).tolist()
+    if colors is None:
+        return image.convert("L") if [255] * 3 in table and all(row in ([0] * 3, [255] * 3) for row in table) else image
     shown = {index: tuple(table[index]) if index < len(table) else None for _, index in image.getcolors(256)}
     usual = palette(256)
     if all(color == usual[index] for index, color in shown.items()) or not set(shown.values()) <= set(colors.values()):
@@ -278,7 +289,8 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     if len(values) < 2:
         raise InputError(f"{show(os.path.dirname(paths[0]))}: all masks hold the one value {values}; nothing to learn")
     if len(values) == 2 and values[0] == 0:
-        return (Classes({0: "background", values[1]: "foreground"}, {}, set()),
+        colors = BLACK_AND_WHITE if values[1] == 255 else {}
+        return (Classes({0: "background", values[1]: "foreground"}, colors, set()),
                 f"masks: 0/{values[1]} binary, read as background/foreground")
     ids = [value for value in values if value != VOID]
     if ids[-1] >= 64:

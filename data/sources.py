@@ -26,6 +26,7 @@ from data.download import fetch_camvid, find_torchvision
 from data.images import (
     Classes,
     Samples,
+    composed,
     image_size,
     infer_classes,
     is_picture,
@@ -43,6 +44,7 @@ SPLITS = ("train", "val", "test")
 MAX_SIDE = 8192
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|dev|test)(ing|id|idation)?_?(set)?(?![a-z])")  # in a folder's name
 MASK_SUFFIXES = ("", "_mask", "_label", "_gt", "_L")
+MASK_FOLDERS = ("masks", "annotations", "gtFine", "SegmentationClass", "SegmentationObject")  # no pictures to colour
 FOLDER_LAYOUTS = {
     "segmentation": "{train,val,test}/{images,masks}, or {train,val,test} and {train,val,test}annot, or images, masks",
     "classification": "{train,val,test}/<class>/<pictures>, or <class>/<pictures>",
@@ -104,8 +106,9 @@ def find_segmentation(root: str, notes: list[str], fail=stop) -> dict[str, Sampl
                 raise InputError(f"{show(folder)}: no such folder; a folder for segmentation holds "
                                  f"{FOLDER_LAYOUTS['segmentation']}")
         pictures, found, matched = list_images(images, fail, notes=notes), list_images(masks, fail, notes=notes), {}
+        found = {composed(name): path for name, path in found.items()}
         for name, path in pictures.items():
-            mask = next((name + suffix for suffix in MASK_SUFFIXES if name + suffix in found), None)
+            mask = next((key for suffix in MASK_SUFFIXES if (key := composed(name + suffix)) in found), None)
             if mask is None:
                 fail(f"{show(path)}: no mask of that name in {show(masks)}; add it or remove the image")
             else:
@@ -151,7 +154,7 @@ def find_pictures(root: str, notes: list[str], fail=stop) -> dict[str, Samples]:
     splits = {}
     for split, place in split_folders(root).items():
         inner = os.path.join(place, "images")
-        pictures = list_images(inner if os.path.isdir(inner) else place, fail, skip=("masks",), notes=notes)
+        pictures = list_images(inner if os.path.isdir(inner) else place, fail, MASK_FOLDERS, notes)
         splits[split] = Samples(list(pictures), list(pictures.values()))
     return splits
 

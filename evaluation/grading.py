@@ -26,13 +26,23 @@ from tqdm import tqdm
 
 import utils
 from data import InputError, cache, sources
-from data.images import Classes, decode_mask, infer_classes, read_classes, read_image, scored_classes, show, some, stop
+from data.images import (
+    Classes,
+    composed,
+    decode_mask,
+    infer_classes,
+    read_classes,
+    read_image,
+    scored_classes,
+    show,
+    some,
+    stop,
+)
 from evaluate import as_batch, lightness_and_ab, to_pictures, with_colors
 from evaluation.counts import COMPUTE, ROW
 from evaluation.pages import SORT, figures, format_interval, page, table
 from evaluation.submissions import (
     TROUBLES,
-    composed,
     is_checkpoint,
     list_files,
     read_labels,

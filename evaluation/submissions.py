@@ -8,7 +8,6 @@ import io
 import math
 import os
 import stat
-import unicodedata
 import warnings
 import zipfile
 from collections import defaultdict
@@ -20,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 import utils
 from data import InputError, sources
-from data.images import NO_CLASS, by_palette, look_up, read_image, show, stop
+from data.images import NO_CLASS, by_palette, composed, look_up, read_image, show, stop
 from evaluate import predict_classification, predict_colorization, predict_segmentation
 
 MAX_FILES, MAX_FILE, MAX_BYTES, MAX_RATIO = 10_000, 64 << 20, 2 << 30, 200  # of a submission
@@ -29,11 +28,6 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif"
            ".tiff": "TIFF", ".webp": "WEBP"}
 SUFFIXES = (*sources.MASK_SUFFIXES, "_pred")
 TROUBLES = ("missing", "misnamed", "extra", "wrong size", "unreadable", "out of range", "refused")
-
-
-def composed(name):
-    """A name with its letters and their accents as one character each; a Mac's zip has them apart."""
-    return unicodedata.normalize("NFC", name)
 
 
 def is_checkpoint(path):
@@ -171,7 +165,7 @@ def read_picture(truth, index, name, read, troubles):
 
 def as_mask(image, truth, name, troubles):
     """A mask of ids, palette indices, 0 and 255, or the classes' colours -> class ids, NO_CLASS for all others."""
-    image = by_palette(image, truth.raw.colors)
+    image = by_palette(image, truth.raw.colors or (None if len(truth.classes) == 2 else {}))
     if image.mode in ("LA", "PA"):
         image = image.getchannel(0)
     elif image.mode not in ("1", "L", "P", "I", "I;16", "RGB"):

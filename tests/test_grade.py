@@ -230,9 +230,13 @@ def test_binary_masks_rubric_and_refusal(tmp_path):
     write(tmp_path, {f"part/{name}.png": png(mask) for name, mask in list(masks.items())[:2]})
     rubric = tmp_path / "rubric.json"
     rubric.write_text('{"miou": [[0.5, 2], [1, 4]], "boundary_f1": [[0, 0], [1, 1]]}')
-    submissions = [tmp_path / "white", tmp_path / "part"]
+    (tmp_path / "gif").mkdir()
+    for name, mask in masks.items():
+        Image.fromarray(mask * 255).convert("RGB").save(tmp_path / "gif" / f"{name}.gif")
+    submissions = [tmp_path / "white", tmp_path / "gif", tmp_path / "part"]
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--rubric", str(rubric))
-    assert (rows["white"]["status"], float(rows["white"]["points"])) == ("ok", 5)
+    for name in ("white", "gif"):
+        assert (rows[name]["status"], float(rows[name]["points"])) == ("ok", 5)
     assert rows["part"]["status"] == "incomplete" and 0 < float(rows["part"]["points"]) < 5
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--missing", "refuse")
     assert (rows["part"]["status"], float(rows["part"]["points"])) == ("refused", 0)

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import threading
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -164,6 +165,32 @@ def test_palettes_whose_colours_say_more_than_their_indices(tmp_path, opened):
         for split in opened(root).splits.values():
             assert all((target == expected[name]).all() for name, target in zip(split.names, split.targets)), kind
         shutil.rmtree(root / "train")
+
+
+def test_black_and_white_palettes_in_any_order(tmp_path, opened):
+    """Of each file a program numbers first whichever colour it likes; some files have one colour alone."""
+    root = tmp_path / "mine"
+    segmentation_folder(root, splits=("train",), count=10)
+    shown = {str(i): mask(i) == i % 2 for i in range(10)} | {"8": mask(8) > 9, "9": mask(9) < 9}
+    for i in range(10):
+        path = root / "train" / "masks" / f"train {i}.png"
+        picture = Image.fromarray(np.uint8(255) * shown[str(i)])
+        if i % 3:
+            picture.convert("RGB").save(path.with_suffix(".gif"))
+            path.unlink()
+        else:
+            picture.save(path)
+    data = opened(root)
+    assert data.classes == ["background", "foreground"] and data.ids == [0, 255]
+    for split in data.splits.values():
+        assert all((target == shown[name.split()[1]]).all() for name, target in zip(split.names, split.targets))
+
+
+def test_pairs_whose_accents_are_written_in_two_ways(tmp_path, opened):
+    for i in range(10):
+        save(tmp_path / "mine/images" / unicodedata.normalize("NFD", f"Stra\u00dfe f\u00fcr {i}.png"), picture(i))
+        save(tmp_path / "mine/masks" / f"Stra\u00dfe f\u00fcr {i}.png", mask(i))
+    assert len(opened(tmp_path / "mine").splits["train"]) == 8
 
 
 def test_what_is_left_out_is_said_and_not_kept(tmp_path, opened):
