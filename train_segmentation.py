@@ -39,8 +39,9 @@ BEST_ON = {  # what is better for one data set, and for one network on it
 def segmentation_loss(logits, masks, weights, dice):
     """Cross entropy, weighted by class, plus `dice` times one minus the mean over all classes of their soft Dice.
 
-    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (Milletari et al. 2016), taken over
-    the whole batch, is close to what mIoU measures and counts a thin class as much as a broad one.
+    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (as Milletari et al. 2016, but
+    without squares, smoothed by 1, over the whole batch) is close to what mIoU measures and counts a thin class as much
+    as a broad one.
     """
     # One plane per class: on CPUs twice as fast as the channels-last order that the logits come in.
     log_probability = logits.to(torch.float32, memory_format=torch.contiguous_format).log_softmax(1)

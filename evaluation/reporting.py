@@ -41,8 +41,9 @@ METHOD = """\
 Every claim of the homework's report, tested anew. All choices were made on val: the checkpoint of each run, the
 learning rates of task 1, the sides of a claim. Test only measures what was chosen. Intervals hold 95%: Student's t over
 seeds or, with a single seed, what other test pictures could change (bootstrap; Wilson and Newcombe for accuracies), one
-epoch for convergence, 10% for speed and memory. A claim is undecided while chance alone could explain its evidence. The
-original's own figures stand beside ours but come from another data set."""
+epoch for convergence, 10% for speed and memory; what follows ± is the standard deviation over seeds. A claim is
+undecided while chance alone could explain its evidence. The original's own figures stand beside ours but come from
+another data set."""
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5% of t at 1, 2, ... degrees of freedom
 
 
