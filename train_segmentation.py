@@ -10,13 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import utils
 from data import InputError
 from data.augment import augment
 from data.images import VOID
 from data.sources import open_data
-from evaluate import draw_segmentation, print_segmentation, score_segmentation
-from models.classifier import BLOCKS
+from evaluation.segmentation import draw_segmentation, print_segmentation, score_segmentation
+from models import BLOCKS, build_network
+from training import settings
+from training.checkpoint import autocast, imagenet_weights, load_run, start_from
+from training.run import Run
+from utils import evenly, main_process_first, shrink
 
 # The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
 # are what is scored, `dice` the weight of that loss, `balance` the exponent of class_weights, and `small` the share of
@@ -59,76 +62,85 @@ def segmentation_loss(logits, masks, weights, dice):
 
 def class_weights(masks, classes, balance):
     """Masks (N, H, W) uint8 -> weights (K,): a class's share of the pixels to the power -balance, mean 1 by pixel."""
-    sample = masks[utils.evenly(len(masks), 500)]
+    sample = masks[evenly(len(masks), 500)]
     counts = np.bincount(sample.ravel(), minlength=256)[:classes] + 1.0
     share = counts / counts.sum()
     weights = share**-balance
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
 
 
+def load_backbone(run):
+    """The classifier of a finished run of task 1, and its description; (None, {}) without one. Raises InputError."""
+    if not run:
+        return None, {}
+    classifier, metadata = load_run(run)
+    if metadata["network"]["name"] not in BLOCKS:
+        raise InputError(f"--backbone {run}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
+    return classifier, metadata["network"]
+
+
+def describe_network(args, classes, backbone):
+    """What build_network makes the network of."""
+    if args.model == "unet":
+        return {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width}
+    return {"name": "fcn32", "classes": classes, "width": args.width, "backbone": backbone}
+
+
 def main(args):
     if args.model == "unet" and (args.pretrained or args.backbone):
         raise InputError("--pretrained and --backbone are for --model fcn32")
     if args.pretrained and args.backbone:
-        raise InputError("--pretrained and --backbone are two ways to start from: give one")
+        raise InputError("--pretrained and --backbone are two ways to start: give one")
 
     # 1. Data
-    device, dtype = utils.setup(args)
+    device, dtype = settings.setup(args)
     if args.dry_run:
-        utils.dry_run(args, "segmentation")
-    with utils.main_process_first():  # it fills the cache
+        settings.check_everything(args, "segmentation")
+    with main_process_first():  # it fills the cache
         data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
-    utils.fill_in(args, data, RECIPES, BEST_ON)
-    args.out = args.out or f"runs/segmentation/{args.model}-{data.name}"
-    weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
 
     # 2. Network
-    if args.model == "unet":
-        network = {"name": "unet", "in_channels": 3, "out_channels": len(data.classes), "width": args.width}
-    else:
-        network = {"name": "fcn32", "classes": len(data.classes), "width": args.width}
-    if args.backbone:
-        classifier, checkpoint = utils.load_run(args.backbone)
-        if checkpoint["network"]["name"] not in BLOCKS:
-            raise InputError(f"--backbone {args.backbone}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
-        args.width = checkpoint["network"]["width"]
-        network |= {"backbone": checkpoint["network"]["name"], "width": args.width}
+    classifier, backbone = load_backbone(args.backbone)
+    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}",
+                            width=backbone.get("width"))
+    network = describe_network(args, len(data.classes), backbone.get("name", "resnet18"))
     torch.manual_seed(args.seed)
-    model = utils.build_network(network)
+    model = build_network(network)
     if args.pretrained:
-        utils.start_from(model.backbone, utils.imagenet_weights("resnet18"))
+        start_from(model.backbone, imagenet_weights("resnet18"))
     elif args.backbone:
-        utils.start_from(model.backbone, classifier.state_dict())
+        start_from(model.backbone, classifier.state_dict())
 
     # 3. Training: best is chosen on val
-    run = utils.Run(args, device, dtype, network, data, model)
+    weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
+    run = Run(args, device, dtype, network, data, model)
     for epoch in run.epochs():
         whole = args.dry_run or epoch >= args.small * args.epochs  # a dry run measures what is largest
-        size = data.size if whole else utils.shrink(data.size)
+        size = data.size if whole else shrink(data.size)
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
-            with run.autocast():
-                logits = run.model(utils.normalize(images))
+            with autocast(device, dtype):
+                logits = run.model(images)
             loss = segmentation_loss(logits, masks, weights, args.dice)
             run.step(loss)
-        scores = score_segmentation(run.averaged, run.about, val, device, run.autocast, outlines=False)
+        scores = score_segmentation(run.predictor, val, outlines=False)
         run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"])
 
     # 4. Test: scored once, with the best weights
-    model, about = run.best_network()
-    scores = score_segmentation(model, about, test, device, run.autocast)
+    predictor = run.best_predictor()
+    scores = score_segmentation(predictor, test)
     print_segmentation(scores)
     run.finish(scores)
-    draw_segmentation(model, about, test, device, run.autocast, run.folder / "predictions.png")
+    draw_segmentation(predictor, test, run.folder / "predictions.png")
 
 
 def get_args_parser():
-    parser = utils.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
+    parser = settings.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
     parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier of task 1, at its width")
     return parser
 
 
 if __name__ == "__main__":
-    utils.run_main(main, get_args_parser())
+    settings.run_main(main, get_args_parser())

@@ -4,33 +4,28 @@ A picture's prediction becomes a row of counts (*_row); the metrics follow from 
 (*_metrics).
 """
 import numpy as np
+import torch
 from PIL import Image
 
-import utils
 from data import color
 from data.images import NO_CLASS
-from evaluate import as_batch, color_metrics
+from evaluation import as_batch
+from evaluation.colorization import color_metrics
+from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 
 
 def segmentation_row(truth, prediction, classes):
-    """Masks (H, W) -> (7, K): pixels by class that are right, true, predicted, then utils.outline_counts."""
+    """Masks (H, W) uint8 -> (7, K): utils.pixel_counts, then utils.outline_counts."""
     if prediction is None:  # a missing picture has no class anywhere: all its pixels and outlines are missed
         prediction = np.full_like(truth, NO_CLASS)
-    pairs = np.bincount((truth.astype(np.uint16) << 8 | prediction).ravel(), minlength=1 << 16)
-    confusion = pairs.reshape(256, 256)[:classes]  # without void, but with the pixels predicted as no class
-    return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)[:classes],
-                     *utils.outline_counts(truth, prediction, classes)])
+    pixels = pixel_counts(torch.from_numpy(truth)[None], torch.from_numpy(prediction)[None], classes)[0].numpy()
+    return np.concatenate([pixels, outline_counts(truth, prediction, classes)])
 
 
 def segmentation_metrics(rows):
-    """(..., 7, K) -> what utils.ConfusionMatrix and boundary_f1 compute, (...) each. nan: a class nowhere seen."""
-    right, true, predicted = np.moveaxis(rows[..., :3, :], -2, 0)
-    union, total = true + predicted - right, true.sum(-1).clip(1)
-    iou = right / union.clip(1)
-    return {"miou": iou.sum(-1) / (union > 0).sum(-1).clip(1), "pixel_accuracy": right.sum(-1) / total,
-            "frequency_weighted_iou": (true * iou).sum(-1) / total,
-            "boundary_f1": utils.boundary_f1(rows[..., 3:, :]),
-            "by class": np.where(union > 0, iou, np.nan)}
+    """(..., 7, K) -> segmentation_scores, the IoU as "by class", and boundary_f1, (...) each."""
+    scores = segmentation_scores(rows[..., :3, :])
+    return scores | {"by class": scores.pop("iou"), "boundary_f1": boundary_f1(rows[..., 3:, :])}
 
 
 def classification_row(truth, prediction, classes):

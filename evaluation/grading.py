@@ -24,7 +24,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import utils
 from data import InputError, cache, sources
 from data.images import (
     Classes,
@@ -38,7 +37,8 @@ from data.images import (
     some,
     stop,
 )
-from evaluate import as_batch, lightness_and_ab, to_pictures, with_colors
+from evaluation import as_batch
+from evaluation.colorization import lightness_and_ab, to_images, with_colors
 from evaluation.counts import COMPUTE, ROW
 from evaluation.pages import SORT, figures, format_interval, page, table
 from evaluation.submissions import (
@@ -49,6 +49,8 @@ from evaluation.submissions import (
     read_pictures,
     run_checkpoint,
 )
+from training.settings import not_negative, setup
+from utils import colorize_mask, write_atomically, write_csv
 
 # ---------------------------------------------------------------------------------------------------------------------
 # How a task is scored; what a prediction counts for stands in counts.py
@@ -210,7 +212,7 @@ def draw_worst(truth, score, index, prediction):
         guess = truth.classes[prediction] if prediction >= 0 else "no class"
         caption, pictures = f"{show(truth.names[index])}: {guess}, is {truth.classes[target]}", []
     elif truth.task == "segmentation":
-        pictures = [utils.colorize_mask(mask, truth.colors) for mask in (target, prediction)]
+        pictures = [colorize_mask(mask, truth.colors) for mask in (target, prediction)]
     else:
         pictures = [prediction]
     pictures = [read_image(truth.images[index]), *map(Image.fromarray, pictures)]
@@ -322,7 +324,7 @@ def csv_row(row):
 
 def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
-    device, dtype = utils.setup(args)
+    device, dtype = setup(args)
     truth = open_truth(args)
     paths = list(dict.fromkeys(os.path.normpath(path) for path in args.submissions))
     for path in paths:
@@ -353,12 +355,12 @@ def grade(args):
                      **{trouble: len(lines) for trouble, lines in each["troubles"].items()},
                      "identical to": ", ".join(twin), "problems": text,
                      "feedback": f"{plain_name(name)}.html"})
-        utils.write_atomically(feedback / f"{plain_name(name)}.html", feedback_page(truth, name, each))
+        write_atomically(feedback / f"{plain_name(name)}.html", feedback_page(truth, name, each))
     baseline = None
     if truth.task == "colorization":
         baseline = grade_predictions(truth, lambda _: grey_pictures(truth))["metrics"]
-    utils.write_csv(Path(args.out) / "grades.csv", map(csv_row, rows), encoding="utf-8-sig")  # as spreadsheets want it
-    utils.write_atomically(Path(args.out) / "grades.html", grades_page(truth, rows, grades, baseline))
+    write_csv(Path(args.out) / "grades.csv", map(csv_row, rows), encoding="utf-8-sig")  # as spreadsheets want it
+    write_atomically(Path(args.out) / "grades.html", grades_page(truth, rows, grades, baseline))
     for row in rows:
         troubles = count_troubles(row)
         print(f"{row['rank']:>3} {row['points']:6.2f}  {main} {row[main]:.4f}  {row['status']:<10}  {row['submission']}"
@@ -369,7 +371,7 @@ def grade(args):
 def grey_pictures(truth):
     for index, target in enumerate(truth.targets):
         lightness, _ = lightness_and_ab(as_batch(Image.fromarray(target), target.shape[:2], "cpu"))
-        yield index, to_pictures(with_colors(lightness))[0]
+        yield index, to_images(with_colors(lightness))[0]
 
 
 def add_grade_arguments(sub):
@@ -378,5 +380,5 @@ def add_grade_arguments(sub):
     sub.add_argument("--truth", required=True, help="the folder of one split, as for training")
     sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: by the report)')
     sub.add_argument("--missing", choices=("zero", "refuse"), default="zero", help="what a missing picture is worth")
-    sub.add_argument("--seed", type=utils.not_negative(int), default=0, help="of the bootstrap samples")
+    sub.add_argument("--seed", type=not_negative(int), default=0, help="of the bootstrap samples")
     sub.add_argument("--out", required=True, help="the folder to write to")

@@ -22,12 +22,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-import utils
 from data import InputError
 from data.sources import open_data
-from evaluate import lightness_and_ab, paint, to_pictures, with_colors
+from evaluation.colorization import lightness_and_ab, paint, to_images, with_colors
 from evaluation.counts import segmentation_metrics, segmentation_row
 from evaluation.pages import page, table
+from evaluation.segmentation import predicted_masks
+from models import build_network, count_gflops
+from training.checkpoint import load_predictor
+from training.folder import fcntl
+from training.settings import positive_int, setup
+from utils import colorize_mask, plot_curves, plot_heat_map, plot_images, read_csv, write_atomically, write_csv
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The report: the runs that it needs
@@ -58,7 +63,7 @@ def plan_runs(args, size, seed, labelled):
         runs[model] = "train_segmentation.py", {"model": model}
     epochs = 8 if args.data == "scenes" else 25
     for name, skips in (("skips", True), ("noskips", False)):
-        settings = {"target": "rgb", "loss": "l1", "skips": skips, "epochs": epochs, "width": 16}
+        settings = {"target": "rgb", "skips": skips, "epochs": epochs, "width": 16}
         runs[name] = "train_colorization.py", settings
     return {name: (script, common | settings | asked_for(args)) for name, (script, settings) in runs.items()}
 
@@ -98,7 +103,7 @@ def train_missing(args, plans, open_test):
         started = time.monotonic()
         wait_until_free(folder)
         go_on = was_made_with(folder, script, settings, open_test) and (folder / "last.pt").exists()
-        train_apart([Path(utils.__file__).with_name(script), *as_flags(settings), "--device", args.device, "--data-dir",
+        train_apart([Path(__file__).parents[1] / script, *as_flags(settings), "--device", args.device, "--data-dir",
                      args.data_dir, "--out", folder, *["--resume"] * go_on])
         print(f"{number}/{len(missing)}  {folder.name}  {time.monotonic() - started:.0f} s", flush=True)
 
@@ -106,9 +111,9 @@ def train_missing(args, plans, open_test):
 def wait_until_free(folder):
     """A report that was killed may have left a run behind, which holds the folder until its epoch ends."""
     lock = folder / ".lock"
-    if utils.fcntl and lock.exists():
+    if fcntl and lock.exists():
         with open(lock, "r+") as file, contextlib.suppress(OSError):  # not all file systems have locks
-            utils.fcntl.lockf(file, utils.fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_EX)
 
 
 def train_apart(words):
@@ -134,7 +139,7 @@ def read_run(folder):
     config = json.loads((folder / "config.json").read_text())
     return json.loads((folder / "summary.json").read_text()) | {
         "folder": folder, **{key: config[key] for key in ("settings", "network", "machine")},
-        "history": utils.read_csv(folder / "metrics.csv")}
+        "history": read_csv(folder / "metrics.csv")}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,15 +152,12 @@ def count_pictures(run, split, classes, device, dtype):
     """segmentation_row of every test picture, (N, 7, K), kept in the run's folder."""
     path = run["folder"] / "pictures.npy"
     if not path.exists():
-        (model, _), rows = utils.load_for_inference(run["folder"], device, dtype), []
-        autocast = utils.autocast(device, dtype)
-        for images, masks, _ in utils.batches(split, 32, device):
-            with autocast():
-                prediction = model(utils.normalize(images.float() / 255)).argmax(1)
-            pairs = zip(masks.cpu().numpy(), prediction.byte().cpu().numpy())
+        rows = []
+        for truth, prediction in predicted_masks(load_predictor(run["folder"], device, dtype), split):
+            pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())
             rows += [segmentation_row(*pair, len(classes)) for pair in pairs]
         np.save(buffer := io.BytesIO(), np.stack(rows))
-        utils.write_atomically(path, buffer.getbuffer())
+        write_atomically(path, buffer.getbuffer())
     return np.load(path)
 
 
@@ -314,7 +316,7 @@ def network_claims(results, counts):
         return compare(differences, lambda: bootstrap(*counts(), lambda rows: segmentation_metrics(rows)[key]))
 
     def resampled_sharpness():
-        tables = [utils.read_csv(runs[0]["folder"] / "pictures.csv") for runs in (skips, noskips)]
+        tables = [read_csv(runs[0]["folder"] / "images.csv") for runs in (skips, noskips)]
         columns = [np.array([[float(row[key]) for key in ("sharpness", "true_sharpness")] for row in table])
                    for table in tables]
         return bootstrap(*columns, lambda total: total[..., 0] / total[..., 1])
@@ -328,8 +330,8 @@ def network_claims(results, counts):
     start = compare([head_start(*pair) for pair in zip(skips, noskips)], 1 / skips[0]["epochs"])
     width = fcn[0]["settings"]["width"]
     equal = unet[0]["network"] | {"width": width}
-    weights = sum(p.numel() for p in utils.build_network(equal).parameters()) / 1e6
-    gflops = utils.count_gflops(equal, unet[0]["size"])
+    weights = sum(p.numel() for p in build_network(equal).parameters()) / 1e6
+    gflops = count_gflops(equal, unet[0]["size"])
     widths = (f"U-Net's width is {unet[0]['settings']['width']}, FCN-32's {width}; at {width} U-Net would have "
               f"{weights:.1f} M parameters and {gflops:.1f} GFLOPs.")
     load = (f"A picture takes it {ratio_text(speed)} the GPU time." if on_gpu else
@@ -367,21 +369,21 @@ def draw_predictions(results, data, counts, device, dtype, out):
     images, masks = (np.stack([np.asarray(array[i]) for i in chosen]) for array in (split.images, split.targets))
     rgb = torch.from_numpy(images).to(device).float() / 255
     lightness, _ = lightness_and_ab(rgb)
-    rgb_pictures, grey_pictures = to_pictures(rgb), to_pictures(with_colors(lightness))
+    rgb_pictures, grey_pictures = to_images(rgb), to_images(with_colors(lightness))
     figures = []
     for name, title in (("fcn32", "Segmentation with FCN-32"), ("unet", "Segmentation with U-Net"),
                         ("skips", "Colorization with skips"), ("noskips", "Colorization without skips")):
-        model, about = utils.load_for_inference(results[name][0]["folder"], device, dtype)
+        predictor = load_predictor(results[name][0]["folder"], device, dtype)
+        about = predictor.metadata
         is_segmentation = about["task"] == "segmentation"
-        with utils.autocast(device, dtype)():
-            output = model(utils.normalize(rgb) if is_segmentation else lightness).float()
+        output = predictor(rgb if is_segmentation else lightness).float()
         if is_segmentation:
             prediction = output.argmax(1).byte().cpu().numpy()
-            columns = rgb_pictures, *(utils.colorize_mask(each, data.colors) for each in (masks, prediction))
+            columns = rgb_pictures, *(colorize_mask(each, data.colors) for each in (masks, prediction))
         else:
-            columns = grey_pictures, rgb_pictures, to_pictures(paint(output, lightness, about))
+            columns = grey_pictures, rgb_pictures, to_images(paint(output, lightness, about))
         file = f"{about['task']}-{name}.png"
-        utils.plot_rows(list(zip(*columns)), ("input", "truth", "prediction"), out / file,
+        plot_images(list(zip(*columns)), [("input", "truth", "prediction")], out / file,
                         legend=list(zip(data.classes, data.colors)) if is_segmentation else ())
         figures.append((file, f"{title}. {rule}"))
     return figures
@@ -396,11 +398,11 @@ def draw_curves(results, cells, out):
     figures = []
     for task, runs in pairs.items():
         file = f"curves-{task}.png"
-        utils.plot_curves({name: its[0]["history"] for name, its in runs.items()}, out / file)
+        plot_curves({name: its[0]["history"] for name, its in runs.items()}, out / file)
         figures.append((file, f"Learning curves of {task}, seed 0: {' and '.join(runs)}."))
     if cells:
         grid = [cell | {"val_accuracy": np.mean(cell["val"])} for cell in cells]
-        utils.plot_heat_map(grid, ("optimizer", "schedule"), ("lr",), "val_accuracy", out / "grid.png")
+        plot_heat_map(grid, ("optimizer", "schedule"), ("lr",), "val_accuracy", out / "grid.png")
         figures.append(("grid.png", "Classification: accuracy on val of every setting, mean over seeds."))
     return figures
 
@@ -460,19 +462,19 @@ def write_report(args, results, tables, claims, figures, why_no_labels):
             parts.append(block(f"Left out: {why_no_labels}"))
             continue
         parts.append(both_tables(tables[task]))
-        utils.write_csv(out / f"{task}.csv", csv_rows(tables[task]))
-    utils.write_csv(out / "claims.csv", claims)
+        write_csv(out / f"{task}.csv", csv_rows(tables[task]))
+    write_csv(out / "claims.csv", claims)
     parts += [block("Figures", "## ", "h2"), *(
         figure(out / file, f"Figure {number}. {caption}") for number, (file, caption) in enumerate(figures, 1))]
     title = f"Classify, segment, colorize: the report on {Path(args.data).name}"
     markdown, pages = zip(*parts)
-    utils.write_atomically(out / "report.md", "\n\n".join([f"# {html.escape(title, quote=False)}", *markdown]) + "\n")
-    utils.write_atomically(out / "index.html", page(title, *pages))
+    write_atomically(out / "report.md", "\n\n".join([f"# {html.escape(title, quote=False)}", *markdown]) + "\n")
+    write_atomically(out / "index.html", page(title, *pages))
 
 
 def report(args):
     """Make the report anew: train what is missing, test every claim, and draw all figures and tables."""
-    device, dtype = utils.setup(args)
+    device, dtype = setup(args)
     out = Path(args.out)
     size = tuple(args.size) if args.size else None
 
@@ -518,9 +520,9 @@ def add_report_arguments(sub):
     sub.add_argument("--data", default="scenes", type=os.path.normpath,
                      help="scenes, a named data set, or a folder (default: scenes)")
     sub.add_argument("--data-dir", default="data")
-    sub.add_argument("--size", type=utils.positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
+    sub.add_argument("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
     sub.add_argument("--out", default="report", help="the folder to write to (default: report)")
     sub.add_argument("--runs", default="runs", help="where runs are kept, in report/ (default: runs)")
-    sub.add_argument("--seeds", type=utils.positive_int, default=3, help="runs of each kind (default: 3)")
-    sub.add_argument("--epochs", type=utils.positive_int, help="of every run (default: enough to tell)")
-    sub.add_argument("--width", type=utils.positive_int, help="channels of every network's first layer")
+    sub.add_argument("--seeds", type=positive_int, default=3, help="runs of each kind (default: 3)")
+    sub.add_argument("--epochs", type=positive_int, help="of every run (default: enough to tell)")
+    sub.add_argument("--width", type=positive_int, help="channels of every network's first layer")

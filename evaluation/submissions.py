@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-import utils
 from data import InputError, sources
 from data.images import NO_CLASS, by_palette, composed, look_up, read_image, show, stop
-from evaluate import predict_classification, predict_colorization, predict_segmentation
+from evaluation.classification import predict_classification
+from evaluation.colorization import predict_colorization
+from evaluation.segmentation import predict_segmentation
+from training.checkpoint import load_predictor
 
 MAX_FILES, MAX_FILE, MAX_BYTES, MAX_RATIO = 10_000, 64 << 20, 2 << 30, 200  # of a submission
 MAX_PIXELS = 1 << 21  # of the size at which a checkpoint's network works
@@ -220,17 +222,16 @@ def run_checkpoint(truth, path, device, dtype):
     for each in (path, os.path.join(path, "best.pt")) if os.path.isdir(path) else (path,):
         if reason := why_not_plain(each):
             stop(reason)
-    model, checkpoint = utils.load_for_inference(path, device, dtype)
+    predictor = load_predictor(path, device, dtype)
+    checkpoint = predictor.metadata
     if checkpoint["task"] != truth.task or checkpoint["classes"] != truth.classes:
         raise InputError(f"a network for {checkpoint['task']}, or for other classes than the truth's")
     if math.prod(checkpoint["size"]) > MAX_PIXELS:
         raise InputError("its size is {}x{}, too large to be run here".format(*checkpoint["size"]))
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
-    autocast = utils.autocast(device, dtype)
     for index, picture in enumerate(truth.images):
-        with autocast():
-            prediction = predict(model, checkpoint, read_image(picture), device)
+        prediction = predict(predictor, read_image(picture))
         if truth.task == "classification":
             prediction = truth.classes.index(prediction[0])
         yield index, np.array(prediction)

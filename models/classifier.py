@@ -1,9 +1,11 @@
-"""ResNet-18 and ResNet-34 (He et al. 2015, https://arxiv.org/abs/1512.03385), for pictures large and small.
+"""ResNet-18 and ResNet-34 (He et al. 2015, https://arxiv.org/abs/1512.03385), for large and small images.
 
 At width 64 the parameters have torchvision's names and shapes, so torchvision's ImageNet weights load into it.
 """
 import torch.nn.functional as F
 from torch import nn
+
+from models.normalize import normalize
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
@@ -32,10 +34,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (B, 3, H, W) float -> logits (B, classes) float.
+    """Images (B, 3, H, W) float in [0, 1] -> logits (B, classes) float.
 
     `small_stem` begins with one 3x3 convolution at full resolution, as the paper does for CIFAR-10, in place of a
-    strided 7x7 one and a max pooling, which together leave only 8x8 values of a 32x32 picture.
+    strided 7x7 one and a max pooling, which together leave only 8x8 values of a 32x32 image.
     """
 
     def __init__(self, classes, depth="resnet18", width=64, small_stem=False):
@@ -59,7 +61,7 @@ class ResNet(nn.Module):
 
     def features(self, x):
         """Images (B, 3, H, W) -> the last feature map (B, 8 * width, H / 32, W / 32); H / 8 with the small stem."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(normalize(x))), inplace=True))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, x):

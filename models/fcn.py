@@ -13,7 +13,7 @@ def bilinear_kernel(stride):
 
 
 class ResNetFCN32(nn.Module):
-    """Images (B, 3, H, W) float -> class scores (B, classes, H, W) float; any H and W.
+    """Images (B, 3, H, W) float in [0, 1] -> class scores (B, classes, H, W) float; any H and W.
 
     The backbone makes one feature vector of each 32x32 cell, a 1x1 convolution scores it, and a single transposed
     convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse.

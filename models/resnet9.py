@@ -1,6 +1,8 @@
-"""ResNet-9 (Page 2018, "How to train your ResNet", https://github.com/davidcpage/cifar10-fast), for small pictures."""
+"""ResNet-9 (Page 2018, "How to train your ResNet", https://github.com/davidcpage/cifar10-fast), for small images."""
 import torch.nn.functional as F
 from torch import nn
+
+from models.normalize import normalize
 
 
 class ConvBlock(nn.Module):
@@ -29,7 +31,7 @@ class Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """Images (B, 3, H, W) float -> logits (B, classes) float.
+    """Images (B, 3, H, W) float in [0, 1] -> logits (B, classes) float.
 
     It convolves before it halves the resolution, where ResNet-18 strides, and is made to learn in few epochs.
     """
@@ -43,5 +45,5 @@ class ResNet9(nn.Module):
         self.fc = nn.Linear(8 * width, classes, bias=False)
 
     def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(self.stem(x))))
+        x = self.layer3(self.layer2(self.layer1(self.stem(normalize(x)))))
         return 0.125 * self.fc(x.amax((2, 3)))  # the paper's scale: logits begin small

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.normalize import normalize
+
 
 class DoubleConv(nn.Sequential):
     """(3x3 convolution, batch norm, ReLU) twice."""
@@ -39,7 +41,7 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """Pictures (B, in_channels, H, W) float -> maps (B, out_channels, H, W) float; any H and W.
+    """Images (B, in_channels, H, W) float in [0, 1] -> maps (B, out_channels, H, W) float; any H and W.
 
     `width` channels at full resolution, doubled at each of `depth` halvings. Without `skips` it is a plain
     encoder-decoder: all that the output knows must pass through the H / 2^depth bottleneck.
@@ -57,7 +59,7 @@ class UNet(nn.Module):
     def forward(self, x):
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
-        x = self.stem(x)
+        x = self.stem(normalize(x))
         skips = []
         for down in self.down:
             skips.append(x)

@@ -22,6 +22,9 @@ from PIL import Image
 
 import utils
 from data.images import read_image
+from models import build_network
+from training import folder
+from training.checkpoint import load_checkpoint, load_run, save_checkpoint
 
 QUICK = ("--width", 4, "--batch-size", 4, "--workers", 0, "--device", "cpu")
 
@@ -134,18 +137,18 @@ def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
 
 
 def test_colorization_with_and_without_skips(run, here, street, caches):
-    words = ("train_colorization.py", "--data", street, "--data-dir", caches, "--epochs", 4, *QUICK, "--target", "rgb",
-             "--loss", "l1")
+    words = ("train_colorization.py", "--data", street, "--data-dir", caches, "--epochs", 4, *QUICK, "--target", "rgb")
     code, out, err = run(*words, "--out", "unet")
     assert code == 0 and "grey" in out and "mean colour" in out, err
     code, out, err = run(*words, "--no-skips", "--out", "unet-noskips")
-    assert code == 0 and "final val loss" in out, err
+    assert code == 0, err
+    for name in ("unet", "unet-noskips"):
+        assert Image.open(here / name / "predictions.png").width > 300
     metrics = json.loads((here / "unet/summary.json").read_text())["metrics"]
     assert metrics.keys() >= {"psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "baselines"}
-    assert len(rows(here / "unet/pictures.csv")) == 4
-    for target in (("--target", "lab", "--loss", "huber"), ("--target", "lab", "--loss", "classes")):
-        code, out, err = run(*words[:5], "--epochs", 1, *QUICK, *target, "--out", "lab")
-        assert code == 0, err
+    assert len(rows(here / "unet/images.csv")) == 4
+    code, out, err = run(*words[:5], "--epochs", 1, *QUICK, "--target", "lab", "--out", "lab")
+    assert code == 0, err
 
 
 def test_dry_run_reports_and_writes_nothing(run, here, street, caches):
@@ -214,24 +217,6 @@ def test_going_on_with_more_epochs_and_with_other_pictures(run, here, street, ca
     assert code == 2 and "split.json" in err
 
 
-def test_slow_saves_are_made_less_often_and_lose_nothing(run, here, street, caches, monkeypatch):
-    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 4)
-    assert run(*words, "--out", "often")[0] == 0
-    save, saved = utils.Run.save_state, []
-
-    def slow(self):
-        save(self)
-        saved.append(self.epoch)
-        self.save_seconds = 1e9
-
-    monkeypatch.setattr(utils.Run, "save_state", slow)
-    assert run(*words, "--out", "seldom")[0] == 0
-    assert saved == [1, 4]
-    assert hashes(here / "seldom") == hashes(here / "often")
-    best, same = (torch.load(here / name / "best.pt", weights_only=True)["weights"] for name in ("often", "seldom"))
-    assert all(torch.equal(best[key], same[key]) for key in best)
-
-
 def test_a_damaged_checkpoint_is_passed_over(run, here, street, caches):
     words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out", "run")
     assert run(*words, "--epochs", 2)[0] == 0
@@ -284,7 +269,7 @@ def test_a_second_run_in_the_folder_is_refused(run, here, street, caches, monkey
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(utils.fcntl, "lockf", no_locks)  # as on some network file systems
+    monkeypatch.setattr(folder.fcntl, "lockf", no_locks)  # as on some network file systems
     code, _, err = run(*words[:-1], "unlocked")
     assert code == 0 and "cannot be locked" in err
 
@@ -316,7 +301,7 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
         assert code == 2 and "No space left" in err and err.count("\n") == 1
         failed.append(err.split(":")[1].strip().removeprefix(f"run{fitting}/"))
         assert not list((here / f"run{fitting}").glob("*.partial"))
-        assert utils.load_checkpoint(here / f"run{fitting}/last.pt") and utils.load_run(here / f"run{fitting}")
+        assert load_checkpoint(here / f"run{fitting}/last.pt") and load_run(here / f"run{fitting}")
         assert run(*words, f"run{fitting}", "--epochs", 3, "--resume")[0] == 0
         assert hashes(here / f"run{fitting}") == hashes(here / "whole")
     assert failed[:2] == ["config.json", "metrics.csv"] and "next.pt" in failed
@@ -345,25 +330,15 @@ def bad_checkpoints(best):
     torch.save(good | {"network": good["network"] | {"width": 10**9}}, "huge.pt")
     torch.save(good | {"network": good["network"] | {"width": 8}}, "mismatched.pt")
     torch.save(good | {"classes": 7}, "classes.pt")
-    torch.save(good | {"network": good["network"] | {"width": fuzz.endless()}}, "endless.pt")
     wide = good["network"] | {"width": 1024}  # described and held by a few bytes, it would take 30 GB in memory
     with torch.device("meta"):
-        shapes = utils.build_network(wide).state_dict()
+        shapes = build_network(wide).state_dict()
     torch.save(good | {"network": wide, "weights": {
         key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in shapes.items()}}, "expanded.pt")
     torch.save({"weights": Bomb()}, "bomb.pt")
     with zipfile.ZipFile("zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**8))
-    pickled = {  # what takes for ever to hash, and what takes as much memory as its file says
-        "nested": b"\x80\x02}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59 + b"h\x00K\x01u.",
-        "built": b"\x80\x02]q\x01(N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59
-                 + b"eccollections\nOrderedDict\n)R](h\x00K\x01\x86eb\x86.",
-        "array": b"\x80\x02c__builtin__\nbytearray\nJ" + (8 * 10**8).to_bytes(4, "little") + b"\x85R."}
-    for name, data in pickled.items():
-        with zipfile.ZipFile(f"{name}.pt", "w") as archive:
-            archive.writestr("archive/data.pkl", data)
-            archive.writestr("archive/version", b"3\n")
-    names = ("huge", "mismatched", "classes", "endless", "expanded", "bomb", "zip", *pickled)
+    names = ("huge", "mismatched", "classes", "expanded", "bomb", "zip")
     return {name: open(f"{name}.pt", "rb").read() for name in names} | {
         "pickle": pickle.dumps(Bomb()), "zeros": bytes(1000), "empty": b"", "truncated": best.read_bytes()[:5000]}
 
@@ -375,11 +350,6 @@ def test_hostile_checkpoints_are_refused(run, here, street, caches):
         code, out, err = run("evaluate.py", "score", "bad.pt")
         assert code == 2 and "bad.pt" in err and err.count("\n") == 1, name
     assert not (here / "executed").exists()
-    with zipfile.ZipFile("array.pt") as archive, pytest.raises(utils.InputError, match="more than numbers"):
-        utils.check_pickle(archive.read("archive/data.pkl"))  # torch would make the array first
-    for name in ("nested", "built"):
-        with zipfile.ZipFile(f"{name}.pt") as archive, pytest.raises(utils.InputError, match="keys are no names"):
-            utils.check_pickle(archive.read("archive/data.pkl"))
 
 
 def odd_pictures():
@@ -414,7 +384,7 @@ def test_predict_uses_or_names_every_picture(run, here):
     bad = ["bad\nname.png", "cut.png", "empty.jpg", "nowhere.png"]
     for number, checkpoint in enumerate(fuzz.checkpoints()):
         task = checkpoint["task"]
-        utils.save_checkpoint("best.pt", checkpoint)
+        save_checkpoint("best.pt", checkpoint)
         out = here / f"out{number}"
         out.mkdir()
         (out / "deep.png").symlink_to(here / "untouched.png")
@@ -443,7 +413,6 @@ def test_predict_uses_or_names_every_picture(run, here):
     (("train_classifier.py", "--sweep", "colour=red"), "--sweep"),
     (("train_classifier.py", "--sweep", "schedule=cosin"), "cosine"),
     (("train_classifier.py", "--sweep", "lr=-1"), "lr=-1"),
-    (("train_colorization.py", "--target", "rgb", "--loss", "classes"), "--loss"),
     (("evaluate.py", "score", "empty"), "best.pt"),
     (("evaluate.py", "predict", "nowhere", "x.png", "--out", "o"), "nowhere"),
 ])

@@ -16,6 +16,7 @@ import train_segmentation
 import utils
 from data.cache import Split
 from data.sources import DataSet
+from training.run import Run
 
 TASKS = {train_segmentation: "segmentation", train_classifier: "classification", train_colorization: "colorization"}
 
@@ -57,7 +58,7 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     split = Split(np.zeros((count, 3, *size), np.uint8), targets.get(task), [str(i) for i in range(count)])
     splits = {"train": split, "val": split, "test": split}
     data = DataSet("zeros", task, size, ["a", "b", "c"], [(0, 0, 0)] * 3, [0, 1, 2], splits)
-    copies, load = BlockingCopies(), utils.Run.batches
+    copies, load = BlockingCopies(), Run.batches
     steps = []
 
     def keep(split, device):
@@ -74,9 +75,9 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
 
     monkeypatch.setattr(script, "open_data", lambda *args: data)
     monkeypatch.setattr(script, f"score_{task}", score)
-    monkeypatch.setattr(utils, "autocast", lambda device, dtype: contextlib.nullcontext)
-    monkeypatch.setattr(utils.Run, "batches", batches)
-    monkeypatch.setattr(utils.Run, "show_loss", lambda run: None)  # it waits, every 20 steps
+    monkeypatch.setattr(script, "autocast", lambda device, dtype: contextlib.nullcontext())
+    monkeypatch.setattr(Run, "batches", batches)
+    monkeypatch.setattr(Run, "show_loss", lambda run: None)  # it waits, every 20 steps
     if resident:
         monkeypatch.setattr(utils, "keep_on_gpu", keep)
     args = script.get_args_parser().parse_args([*words, "--device", "meta", "--precision", "fp32", "--width", "4",

@@ -4,22 +4,24 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-import evaluate
-import utils
+from evaluation.classification import class_probabilities
 from models.classifier import ResNet
 from models.fcn import ResNetFCN32, bilinear_kernel
+from models.normalize import normalize
 from models.resnet9 import ResNet9
 from models.unet import UNet
+from training.checkpoint import Predictor, for_inference
 
 
 @pytest.mark.parametrize("depth", ["resnet18", "resnet34"])
 def test_resnet_equals_torchvision(depth):
-    theirs = torchvision.models.get_model(depth, weights=None).eval()
-    ours = ResNet(1000, depth).eval()
+    theirs = torchvision.models.get_model(depth, weights=None).double().eval()
+    ours = ResNet(1000, depth).double().eval()
     ours.load_state_dict(theirs.state_dict())  # same names, same shapes, nothing missing
-    images = torch.randn(2, 3, 96, 70)
+    images, preset = torch.rand(2, 3, 96, 70).double(), torchvision.models.get_model_weights(depth).DEFAULT.transforms()
     with torch.no_grad():
-        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+        normalized = torchvision.transforms.functional.normalize(images, preset.mean, preset.std)
+        torch.testing.assert_close(ours(images), theirs(normalized), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (33, 47), (1, 1), (5, 200)])
@@ -50,10 +52,11 @@ def test_what_is_lost_at_the_bottleneck_can_only_come_by_the_skips(skips):
 
 def test_a_mirrored_network_sees_a_picture_and_its_mirror_image_alike():
     network, images = ResNet(5, width=4, small_stem=True).eval(), torch.rand(3, 3, 32, 32)
+    predictor, alone = (Predictor(network, {"mirror": mirror}, torch.device("cpu"), torch.float32)
+                        for mirror in (True, False))
     with torch.no_grad():
-        probabilities, mirrored = (evaluate.class_probabilities(network, view, mirror=True)
-                                   for view in (images, images.flip(3)))
-        once = evaluate.class_probabilities(network, images, mirror=False)
+        probabilities, mirrored = (class_probabilities(predictor, view) for view in (images, images.flip(3)))
+        once = class_probabilities(alone, images)
     torch.testing.assert_close(probabilities, mirrored)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
     assert not torch.allclose(probabilities, once)
@@ -83,6 +86,12 @@ def test_folded_batch_norm_changes_nothing(network, left):
     network.train()(images)  # statistics that are not those of the start
     with torch.no_grad():
         expected = network.eval()(images)
-        folded = utils.for_inference(network, torch.device("cpu"), torch.float32)
+        folded = for_inference(network, torch.device("cpu"), torch.float32)
         assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules()) == left
         torch.testing.assert_close(folded(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_any_number_of_channels_is_brought_to_numbers_around_zero():
+    images = torch.rand(2, 5, 4, 6)
+    torch.testing.assert_close(normalize(images), 2 * images - 1)
+    assert UNet(5, 2, width=4).eval()(images).shape == (2, 2, 4, 6)

@@ -9,20 +9,25 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-import evaluate
-import utils
 from data.sources import open_data
+from evaluation.colorization import score_colorization
+from evaluation.segmentation import score_segmentation
+from models import build_network
+from training.checkpoint import load_predictor
 
 SETTINGS = ("--width", 4, "--workers", 0, "--device", "cpu", "--precision", "fp32", "--epochs", 2)
 GRADIENTS = """
-import os, sys, torch, utils
+import os, sys, torch
 import torch.nn.functional as F
+from models import build_network
+from training.processes import join_processes, parallelize
+from utils import process_rank, world_size
 pictures, labels = torch.load(sys.argv[1], weights_only=True)
-utils.join_processes(torch.device("cpu"))
+join_processes(torch.device("cpu"))
 torch.manual_seed(0)
-model = utils.build_network({"name": "resnet18", "classes": 2, "width": 4, "small_stem": True}).double()
-rank, processes = utils.process_rank(), utils.world_size()
-shared = utils.parallelize(model, torch.device("cpu"))
+model = build_network({"name": "resnet18", "classes": 2, "width": 4, "small_stem": True}).double()
+rank, processes = process_rank(), world_size()
+shared = parallelize(model, torch.device("cpu"))
 F.cross_entropy(shared(pictures[rank::processes]), labels[rank::processes]).backward()
 if rank == 0:
     torch.save(dict(model.named_buffers()) | {name: p.grad for name, p in model.named_parameters()}, sys.argv[2])
@@ -46,7 +51,7 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path):
     done = torchrun(tmp_path, "gradients.py", "batch.pt", "shared.pt")
     assert done.returncode == 0, done.stderr
     torch.manual_seed(0)
-    model = utils.build_network({"name": "resnet18", "classes": 2, "width": 4, "small_stem": True}).double()
+    model = build_network({"name": "resnet18", "classes": 2, "width": 4, "small_stem": True}).double()
     F.cross_entropy(model(pictures), labels).backward()
     shared = torch.load(tmp_path / "shared.pt", weights_only=True)
     for name, expected in [*model.named_buffers(), *((name, p.grad) for name, p in model.named_parameters())]:
@@ -62,14 +67,10 @@ def test_nothing_is_counted_twice(street, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch   2/2") == 1  # one process speaks
         metrics = json.loads((tmp_path / task / "summary.json").read_text())["metrics"]
-        model, about = utils.load_run(tmp_path / task)
-        model = utils.for_inference(model, cpu, torch.float32)
+        predictor = load_predictor(tmp_path / task, cpu, torch.float32)
         data = open_data(str(street), task, (32, 40), str(caches), 0)
-        split, autocast = data.splits["test"], utils.autocast(cpu, torch.float32)
-        if task == "segmentation":
-            scores = evaluate.score_segmentation(model, about, split, cpu, autocast)
-        else:
-            scores = evaluate.score_colorization(model, about, split, cpu, autocast)
+        score = score_segmentation if task == "segmentation" else score_colorization
+        scores = score(predictor, data.splits["test"])
         for key, value in scores.items():
             assert metrics[key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
 

@@ -34,11 +34,16 @@ from PIL import Image  # noqa: E402
 
 import evaluate  # noqa: E402
 import train_segmentation  # noqa: E402
-import utils  # noqa: E402
 from data import InputError  # noqa: E402
 from data.cache import Split  # noqa: E402
 from data.images import decode_mask, read_classes, read_image, read_mask  # noqa: E402
 from evaluation import grading  # noqa: E402
+from evaluation.classification import predict_classification  # noqa: E402
+from evaluation.colorization import predict_colorization, run_without_skips  # noqa: E402
+from evaluation.segmentation import predict_segmentation  # noqa: E402
+from models import build_network  # noqa: E402
+from training.checkpoint import load_predictor, save_checkpoint  # noqa: E402
+from training.run import Run  # noqa: E402
 
 SECONDS, MEMORY = 5, 1 << 30
 SIZE = (16, 24)
@@ -184,17 +189,17 @@ def masks():
 def checkpoints():
     """Sound checkpoints of each task and network, of a few kilobytes."""
     about = {"data": "scenes", "classes": ["sky", "road"], "colors": [[10, 20, 30], [128, 64, 128]],
-             "size": list(SIZE), "seed": 0}
+             "ids": [0, 1], "size": list(SIZE), "seed": 0}
     painting = about | {"task": "colorization", "classes": [], "colors": [], "mean_ab": [0.0, 1.0], "gain": 1.0}
     unet = {"name": "unet", "in_channels": 1, "width": 1, "depth": 2}
     found = [
         about | {"task": "segmentation", "network": unet | {"in_channels": 3, "out_channels": 2}},
         about | {"task": "segmentation", "network": {"name": "fcn32", "classes": 2, "width": 1}},
         about | {"task": "classification", "network": {"name": "resnet18", "classes": 2, "width": 1}, "mirror": True},
-        painting | {"network": unet | {"out_channels": 3}, "target": "rgb", "centers": None},
-        painting | {"network": unet | {"out_channels": 2}, "target": "lab", "centers": [[0.0, 0.0], [50.0, -20.0]]},
+        painting | {"network": unet | {"out_channels": 3}, "target": "rgb"},
+        painting | {"network": unet | {"out_channels": 2}, "target": "lab"},
     ]
-    return [each | {"weights": utils.build_network(each["network"]).state_dict()} for each in found]
+    return [each | {"weights": build_network(each["network"]).state_dict()} for each in found]
 
 
 class TinyRun:
@@ -215,7 +220,7 @@ class TinyRun:
         args.size, args.ema = SIZE, 0.9
         network = {"name": "unet", "in_channels": 3, "out_channels": 2, "width": 1, "depth": 2}
         device = torch.device("cpu")
-        run = utils.Run(args, device, torch.float32, network, self.data, utils.build_network(network))
+        run = Run(args, device, torch.float32, network, self.data, build_network(network))
         for _ in run.epochs():
             for images, _, _ in run.batches(self.data.splits["train"]):
                 run.step(run.model(images / 255).square().mean())
@@ -264,7 +269,7 @@ class Reader:
         self.watch = Watch(self.out)
         self.best, self.pictures, self.masks = checkpoints(), pictures(), masks()
         for name, number in (("segmentation", 0), ("classification", 2), ("colorization", 4)):
-            utils.save_checkpoint(self.folder / f"{name}.pt", self.best[number])
+            save_checkpoint(self.folder / f"{name}.pt", self.best[number])
         (self.folder / "classes.csv").write_bytes(CLASSES)
         self.small = read_image(self.write(self.pictures[0][0], "small.png"))
         self.known = read_classes(self.folder)
@@ -332,10 +337,10 @@ class Reader:
 
     def read_checkpoint(self, choice, edits, how):
         path = self.write(self.damaged(self.best[choice % len(self.best)], edits, how), "best.pt")
-        model, checkpoint = utils.load_run(path)
-        predict = {"segmentation": evaluate.predict_segmentation, "classification": evaluate.predict_classification,
-                   "colorization": evaluate.predict_colorization}[checkpoint["task"]]
-        predict(model, checkpoint, self.small, torch.device("cpu"))
+        predictor = load_predictor(path, torch.device("cpu"), torch.float32)
+        predict = {"segmentation": predict_segmentation, "classification": predict_classification,
+                   "colorization": predict_colorization}[predictor.metadata["task"]]
+        predict(predictor, self.small)
 
     def read_state(self, choice, edits, how):
         (self.out / "run/last.pt").write_bytes(self.damaged(self.last, edits, how))
@@ -357,16 +362,13 @@ class Reader:
         read_classes(self.out)
 
     def read_other_run(self, choice, edits, how):
-        files = {"metrics.csv": b"epoch,step,lr,train_loss,val_loss\n1,2,0.1,0.5,0.6\n2,4,0.1,0.4,0.5\n",
-                 "summary.json": b"{}"}
-        mutated = ("config.json", "config.json", "config.json", "metrics.csv")[how % 4]  # the last one draws, slowly
         for run in ("unet", "unet-noskips"):
             (self.out / run).mkdir(exist_ok=True)
             settings = {"data": "scenes", "lr": 1, "skips": run == "unet"}
-            for name, data in (files | {"config.json": json.dumps({"settings": settings}).encode()}).items():
-                spoilt = run == "unet-noskips" and name == mutated
-                (self.out / run / name).write_bytes(mutate(data, edits) if spoilt else data)
-        evaluate.other_run(self.out / "unet") if how % 4 < 3 else evaluate.compare_colorization(self.out / "unet")
+            config = json.dumps({"settings": settings}).encode()
+            (self.out / run / "config.json").write_bytes(mutate(config, edits if run == "unet-noskips" else []))
+            (self.out / run / "summary.json").write_bytes(b"{}")
+        run_without_skips(self.out / "unet")
 
     def read_submission(self, choice, edits, how):
         if how % 3 == 0:

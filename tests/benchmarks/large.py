@@ -6,7 +6,7 @@
 Three parts, each a process of its own, with a U-Net of width 4:
   epochs    an epoch at 1,000, 10,000 and 100,000 images: loading alone, and training (loading, augmentation, network,
             optimizer) on each image; seconds, and microseconds an image, which should be the same
-  million   one epoch of utils.Run over 1,000,000 images. Every one is loaded, in the epoch's random order; --steps
+  million   one epoch of Run over 1,000,000 images. Every one is loaded, in the epoch's random order; --steps
             steps, spread evenly, are augmented and trained on, because training on all would take hours. Memory is
             sampled all the way
   predict   evaluate.py predict on 10,000 pictures, which are links to a few: its memory after a tenth and at the end
@@ -34,10 +34,14 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import train_segmentation  # noqa: E402
-import utils  # noqa: E402
 from data.augment import augment  # noqa: E402
 from data.cache import Split  # noqa: E402
 from data.sources import DataSet  # noqa: E402
+from models import build_network  # noqa: E402
+from training.checkpoint import autocast, save_checkpoint  # noqa: E402
+from training.run import Run  # noqa: E402
+from training.settings import fill_in, setup  # noqa: E402
+from utils import batches  # noqa: E402
 
 CLASSES = ["sky", "road", "car"]
 COLORS = [(128, 128, 128), (128, 64, 128), (64, 0, 128)]
@@ -88,19 +92,19 @@ def prepare(options, data, out):
     words = ["--model", "unet", "--width", str(WIDTH), "--data", "sparse", "--epochs", "1", "--device", options.device,
              "--out", out]
     args = train_segmentation.get_args_parser().parse_args(words)
-    device, dtype = utils.setup(args)
-    utils.fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON)
+    device, dtype = setup(args)
+    args = fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON, out)
     train = data.splits["train"]
     weights = train_segmentation.class_weights(train.targets, len(CLASSES), args.balance).to(device)
     network = {"name": "unet", "in_channels": 3, "out_channels": len(CLASSES), "width": WIDTH}
     torch.manual_seed(args.seed)
-    model = utils.build_network(network)
-    run = utils.Run(args, device, dtype, network, data, model)
+    model = build_network(network)
+    run = Run(args, device, dtype, network, data, model)
 
     def step(images, masks, draws):
         images, masks = augment(images, masks, draws, args.size, **args.augment)
-        with run.autocast():
-            logits = run.model(utils.normalize(images))
+        with autocast(device, dtype):
+            logits = run.model(images)
         run.step(train_segmentation.segmentation_loss(logits, masks, weights, args.dice))
 
     return run, step
@@ -131,7 +135,7 @@ def epochs(options):
             part = first(data, count)
             run, step = prepare(options, part, f"{folder}/{count}")
             started = time.perf_counter()
-            for _ in utils.batches(part.splits["train"], run.batch_size, run.device, epoch=0, workers=run.args.workers):
+            for _ in batches(part.splits["train"], run.batch_size, run.device, epoch=0, workers=run.args.workers):
                 pass
             loading = time.perf_counter() - started
             training = train(run, step, part.splits["train"])
@@ -174,10 +178,10 @@ def predict(options):
         run, pictures, out = (Path(folder, name) for name in ("run", "pictures", "out"))
         run.mkdir(), pictures.mkdir()
         network = {"name": "unet", "in_channels": 3, "out_channels": len(CLASSES), "width": WIDTH}
-        utils.save_checkpoint(run / "best.pt", {
-            "task": "segmentation", "network": network, "weights": utils.build_network(network).state_dict(),
+        save_checkpoint(run / "best.pt", {
+            "task": "segmentation", "network": network, "weights": build_network(network).state_dict(),
             "data": "sparse", "seed": 0, "size": list(options.size), "classes": CLASSES,
-            "colors": [list(color) for color in COLORS]})
+            "colors": [list(color) for color in COLORS], "ids": list(range(len(CLASSES)))})
         rng, shapes = np.random.default_rng(0), ((96, 128), (120, 160), (128, 96), (150, 200))
         for number, shape in enumerate(shapes):
             Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(run / f"{number}.jpg")

@@ -4,7 +4,7 @@
     python tests/benchmarks/throughput.py --data ../shared/data/camvid --size 360 480 --networks unet-64 fcn32 --bare
 
 Any data set of files with masks of ids will do. Each measurement is a process of its own, in turns: matrix product,
-ours, plain, and again, `--rounds` times; medians count. Ours is the training script's loop (its recipe, utils.Run) with
+ours, plain, and again, `--rounds` times; medians count. Ours is the training script's loop (its recipe, its Run) with
 every epoch at full size. Plain is fp32 (TF32 in convolutions where a GPU has it), NCHW, Adam, pictures decoded by 4
 loader processes and augmented there one by one (--bare: not at all). Both train the same network with the same batch
 size, and whole epochs are timed from the first picture read to the last step, validation and checkpoints left out. The
@@ -45,10 +45,15 @@ sys.path.insert(0, str(ROOT))
 import evaluate  # noqa: E402
 import train_classifier  # noqa: E402
 import train_segmentation  # noqa: E402
-import utils  # noqa: E402
 from data.augment import augment  # noqa: E402
 from data.images import VOID  # noqa: E402
 from data.sources import find_source, open_data  # noqa: E402
+from evaluation.segmentation import score_segmentation  # noqa: E402
+from models import build_network, count_gflops  # noqa: E402
+from training.checkpoint import autocast, load_predictor, save_checkpoint  # noqa: E402
+from training.run import Run, describe_machine, peak_memory_mb  # noqa: E402
+from training.settings import fill_in, setup  # noqa: E402
+from utils import batches, write_atomically  # noqa: E402
 
 KINDS = 6  # of made-up labels
 INFERENCE = ("score", "score-miou", "predict")
@@ -69,7 +74,7 @@ def prepare(options, name, folder):
     model, _, width = name.partition("-")
     script = train_classifier if model.startswith("resnet") else train_segmentation
     words = ["--model", model, "--data", options.data, "--data-dir", options.data_dir, "--device", options.device,
-             "--precision", options.precision, "--compile", options.compile, "--out", folder]
+             "--precision", options.precision, "--out", folder, *["--compile"] * options.compile]
     words += ["--width", width] if width else []
     words += ["--batch-size", str(options.batch_size)] if options.batch_size else []
     args = script.get_args_parser().parse_args(words)
@@ -81,13 +86,13 @@ def prepare(options, name, folder):
                   for split, each in splits.items()}
         data = dataclasses.replace(data, task="classification", classes=[str(kind) for kind in range(KINDS)], colors=[])
     data = dataclasses.replace(data, splits=splits)
-    utils.fill_in(args, data, script.RECIPES, script.BEST_ON)
+    args = fill_in(args, data, script.RECIPES, script.BEST_ON, folder)
     classes = len(data.classes)
     network = {"unet": {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width},
                "fcn32": {"name": "fcn32", "classes": classes, "width": args.width}}.get(
         model, {"name": model, "classes": classes, "width": args.width, "small_stem": min(data.size) < 64})
     torch.manual_seed(args.seed)
-    return args, data, network, utils.build_network(network)
+    return args, data, network, build_network(network)
 
 
 def find_files(options, split):
@@ -119,16 +124,16 @@ def matrix_product(dtype, device, side):
 
 
 def train_ours(options, name):
-    device, dtype = utils.setup(options)
+    device, dtype = setup(options)
     with tempfile.TemporaryDirectory() as folder:
         args, data, network, model = prepare(options, name, folder)
         split = data.splits["train"]
-        run = utils.Run(args, device, dtype, network, data, model)
+        run = Run(args, device, dtype, network, data, model)
         if data.task == "segmentation":
             weights = train_segmentation.class_weights(split.targets, len(data.classes), args.balance).to(device)
 
         def compute_loss(images, targets):
-            with run.autocast():
+            with autocast(device, dtype):
                 logits = run.model(images)
             if data.task == "segmentation":
                 return train_segmentation.segmentation_loss(logits, targets, weights, args.dice)
@@ -136,7 +141,7 @@ def train_ours(options, name):
 
         def change(images, targets, draws):
             images, masks = augment(images, targets if targets.ndim == 3 else None, draws, data.size, **args.augment)
-            return utils.normalize(images), targets if masks is None else masks
+            return images, targets if masks is None else masks
 
         def steps_on_one_batch(count):
             """Seconds of `count` times forward, loss, backward and optimizer step, and of nothing else."""
@@ -162,7 +167,7 @@ def train_ours(options, name):
             return time.perf_counter() - started, stepping
 
         averaging = 0.0  # the running average is the loop's own, and a part of run.step
-        update = utils.update_average
+        update = run.average.update if run.average else None
 
         def timed_update(*args):
             nonlocal averaging
@@ -170,10 +175,11 @@ def train_ours(options, name):
             update(*args)
             averaging += time.perf_counter() - begun
 
-        utils.update_average = timed_update
+        if run.average:
+            run.average.update = timed_update
 
         run.model.train()
-        ready = change(*next(utils.batches(split, run.batch_size, device, epoch=0)))
+        ready = change(*next(batches(split, run.batch_size, device, epoch=0)))
         steps_on_one_batch(10 if device.type == "cuda" else 2)  # warms up
         seconds, inside, saving, epochs, busy = 0.0, 0.0, 0.0, 0, None
         for _ in run.epochs():
@@ -191,16 +197,13 @@ def train_ours(options, name):
             started = time.perf_counter()
             run.end_epoch({}, best=float(run.epoch))
             saving += time.perf_counter() - started
-            if run.warming_up:  # it compiles now: begin again
-                steps_on_one_batch(10)
-                seconds, inside, saving, epochs = 0.0, 0.0, 0.0, 0
         run.bar.close()
         inside -= averaging
-        peak = utils.peak_memory_mb(device)
+        peak = peak_memory_mb(device)
         if device.type == "cuda":
             inside = steps_on_one_batch(run.steps_per_epoch * epochs)
         rate = epochs * run.steps_per_epoch * run.batch_size / seconds
-        gflops = utils.count_gflops(network, data.size)
+        gflops = count_gflops(network, data.size)
         return {"images_per_second": rate, "gflops_per_image": gflops, "gflop_per_second": 3 * gflops * rate,
                 "own_share": 1 - inside / seconds, "gpu_busy": busy, "epoch_seconds": seconds / epochs,
                 "checkpoint_seconds": saving / epochs, "peak_mb": peak, "dtype": str(dtype).removeprefix("torch."),
@@ -263,9 +266,9 @@ def train_plain(options, name):
     while epochs == 0 or time.perf_counter() - started < options.seconds:
         seen, epochs = seen + train(loader), epochs + 1
     rate = seen / (time.perf_counter() - started)
-    gflops = utils.count_gflops(network, data.size)
+    gflops = count_gflops(network, data.size)
     return {"images_per_second": rate, "gflop_per_second": 3 * gflops * rate, "dtype": "float32", "epochs": epochs,
-            "peak_mb": utils.peak_memory_mb(device), "batch_size": loader.batch_size}
+            "peak_mb": peak_memory_mb(device), "batch_size": loader.batch_size}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ def inference(options, name, ours):
     val, classes = data.splits["val"], len(data.classes)
     files, table = find_files(options, "train" if name == "predict" else "val")
     with tempfile.TemporaryDirectory() as folder:
-        utils.save_checkpoint(Path(folder, "best.pt"), {
+        save_checkpoint(Path(folder, "best.pt"), {
             "task": "segmentation", "network": network, "weights": model.state_dict(), "data": options.data, "seed": 0,
             "size": list(data.size), "classes": data.classes, "colors": [list(color) for color in data.colors],
             "ids": data.ids})
@@ -325,8 +328,7 @@ def inference(options, name, ours):
         def score_ours(count):
             part = dataclasses.replace(val, images=val.images[:count], targets=val.targets[:count],
                                        names=val.names[:count])
-            return evaluate.score_segmentation(network_of_run, {"classes": data.classes}, part, device, autocast,
-                                               outlines=name == "score")["miou"]
+            return score_segmentation(predictor, part, outlines=name == "score")["miou"]
 
         def predict_ours(count):
             settings.images = [picture for picture, _ in files[:count]]
@@ -334,7 +336,7 @@ def inference(options, name, ours):
                 raise SystemExit("not every picture was predicted")
 
         if ours:
-            network_of_run, _, _, autocast = evaluate.open_run(settings)
+            predictor = load_predictor(folder, *setup(settings))
         kind = name.partition("-")[0]
         work = {("score", True): score_ours, ("score", False): score_plain,
                 ("predict", True): predict_ours, ("predict", False): predict_plain}[kind, ours]
@@ -345,8 +347,8 @@ def inference(options, name, ours):
             result, repeats = work(total), repeats + 1
         synchronize(device)
         rate = total * repeats / (time.perf_counter() - started)
-        gflops = utils.count_gflops(network, data.size)
-        return {"images_per_second": rate, "gflop_per_second": gflops * rate, "peak_mb": utils.peak_memory_mb(device),
+        gflops = count_gflops(network, data.size)
+        return {"images_per_second": rate, "gflop_per_second": gflops * rate, "peak_mb": peak_memory_mb(device),
                 "miou": result}
 
 
@@ -357,7 +359,7 @@ def inference(options, name, ours):
 def measure(options, name, side):
     """What one process measures."""
     if name == "matmul":
-        device, dtype = utils.setup(options)
+        device, dtype = setup(options)
         return {str(kind).removeprefix("torch."): matrix_product(kind, device, options.matmul)
                 for kind in {torch.float32, dtype}}
     if name in INFERENCE:
@@ -417,7 +419,7 @@ def main():
     add("--matmul", type=int, help="side of the matrices (default: 4096, on CUDA 8192)")
     add("--device", default="auto")
     add("--precision", default="auto")
-    add("--compile", choices=("auto", "on", "off"), default="auto")
+    add("--compile", action="store_true")
     add("--out", default="/tmp/throughput.json")
     add("--one", nargs=2, metavar=("NAME", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -428,7 +430,7 @@ def main():
         print(json.dumps(measure(options, *options.one)))
         return
     networks = options.networks or ["unet-16", "unet-32", *["unet-64"] * cuda, "fcn32", "resnet18", *INFERENCE]
-    machine = utils.describe_machine(torch.device(options.device))
+    machine = describe_machine(torch.device(options.device))
     print("  ".join(f"{key} {value}" for key, value in machine.items()))
     results = {"machine": machine, "settings": vars(options), "matmul_gflop_per_second": [], "rounds": {}, "table": []}
     rates = results["matmul_gflop_per_second"]
@@ -444,7 +446,7 @@ def main():
         print(show(row), flush=True)
         results["rounds"][name] = {"ours": ours, "plain": plain}
         results["table"].append(row)
-        utils.write_atomically(options.out, json.dumps(results, indent=2))
+        write_atomically(options.out, json.dumps(results, indent=2))
     for dtype in rates[0]:
         values = [each[dtype] for each in rates]
         print(f"matrix product of side {options.matmul}, {dtype}: {statistics.median(values):.0f} GFLOP/s "

@@ -1,0 +1,71 @@
+"""Classification: a network is scored and drawn on a split, and names the class of anyone's images."""
+import numpy as np
+import torch
+
+from evaluation import as_batch
+from utils import batches, gather, log, plot_confusion, plot_images, wilson_interval
+
+
+def class_probabilities(predictor, images):
+    """Images (B, 3, H, W) float in [0, 1] -> probabilities (B, K) float.
+
+    A network that was trained on images and their mirror images (`mirror`) sees both, and the mean counts: Krizhevsky,
+    Sutskever, Hinton 2012 average ten such views.
+    """
+    views = (images, images.flip(3)) if predictor.metadata["mirror"] else (images,)
+    return sum(predictor(view).float().softmax(1) for view in views) / len(views)
+
+
+@torch.inference_mode()
+def score_classification(predictor, split):
+    """accuracy with its 95% interval, top5, per_class, and what draw_classification needs: confusion (K, K) of counts,
+    and probabilities (N, K)."""
+    predictor.model.eval()
+    classes, probabilities, labels = predictor.metadata["classes"], [], []
+    for images, targets, _ in batches(split, 256, predictor.device):
+        probabilities.append(class_probabilities(predictor, images.float() / 255).cpu())
+        labels.append(targets.cpu())
+    probabilities, labels = torch.cat(gather(probabilities)), torch.cat(gather(labels))
+    pairs = labels * len(classes) + probabilities.argmax(1)
+    confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
+    hits, counts = confusion.diag(), confusion.sum(1)
+    top5 = probabilities.topk(min(5, len(classes))).indices == labels[:, None]
+    return {
+        "accuracy": float(hits.sum() / counts.sum()),
+        "interval": wilson_interval(int(hits.sum()), int(counts.sum())),
+        "top5": float(top5.any(1).float().mean()),
+        "per_class": {name: float(h / c) if c else None for name, h, c in zip(classes, hits, counts)},
+        "confusion": confusion.numpy(), "probabilities": probabilities.numpy(),
+    }
+
+
+def print_classification(scores):
+    """A row a class, then the accuracy over all images."""
+    width = max(map(len, ("class", *scores["per_class"]))) + 2
+    log(f"{'class':<{width}}accuracy")
+    for name, accuracy in scores["per_class"].items():
+        log(f"{name:<{width}}{'-' if accuracy is None else format(accuracy, '.4f')}")
+    low, high = scores["interval"]
+    log(f"accuracy: {scores['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
+    if len(scores["per_class"]) > 5:
+        log(f"top-5 accuracy: {scores['top5']:.4f}")
+
+
+def draw_classification(scores, split, classes, folder):
+    """confusion.png, and mistakes.png: the twelve images on which the network was surest and wrong."""
+    plot_confusion(scores["confusion"], classes, folder / "confusion.png")
+    prediction, truth = scores["probabilities"].argmax(1), np.asarray(split.targets)
+    sureness = np.where(prediction != truth, scores["probabilities"].max(1), 0)
+    worst = [i for i in np.argsort(-sureness)[:12] if sureness[i]]
+    images = [np.asarray(split.images[i]).transpose(1, 2, 0) for i in worst]
+    captions = [f"{classes[prediction[i]]} {sureness[i]:.0%}\nis {classes[truth[i]]}" for i in worst]
+    plot_images([images[i : i + 4] for i in range(0, len(images), 4)],
+                [captions[i : i + 4] for i in range(0, len(images), 4)], folder / "mistakes.png")
+
+
+@torch.inference_mode()
+def predict_classification(predictor, image):
+    """A Pillow image of any size -> its class's name and probability."""
+    batch = as_batch(image, predictor.metadata["size"], predictor.device)
+    probability, index = class_probabilities(predictor, batch)[0].max(0)
+    return predictor.metadata["classes"][int(index)], float(probability)

@@ -1,0 +1,154 @@
+"""Colorization: a network is scored and drawn on a split, and gives anyone's images their colours."""
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from data import color
+from evaluation import as_batch
+from training.checkpoint import load_predictor
+from utils import batches, evenly, gather, log, plot_images
+
+AB_UNIT = 25  # few colours of a photograph lie farther from grey, so targets are about -1 to 1
+
+
+def lightness_and_ab(rgb):
+    """RGB (B, 3, H, W) float in [0, 1] -> the network's input, lightness (B, 1, H, W) in [0, 1], and ab / AB_UNIT
+    (B, 2, H, W)."""
+    lab = color.rgb_to_lab(rgb)
+    return (lab[:, :1] / 100).contiguous(memory_format=torch.channels_last), lab[:, 1:] / AB_UNIT
+
+
+def paint(output, lightness, metadata):
+    """A network's output and its input -> the coloured image (B, 3, H, W) float in [0, 1].
+
+    The output is the image's logits or, with the target "lab", its ab. That is multiplied by a gain: a network that
+    minimizes a distance predicts averages, and averages are pale.
+    """
+    output = output.float()
+    if metadata["target"] == "rgb":
+        return output.sigmoid()  # with a clamp bright skies, which overshoot, have coloured specks
+    return with_colors(lightness, output * (AB_UNIT * metadata["gain"]))
+
+
+def with_colors(lightness, ab=None):
+    """The network's input (B, 1, H, W) and ab (B, 2, H, W), none for grey -> RGB (B, 3, H, W) float in [0, 1]."""
+    ab = torch.zeros_like(lightness).expand(-1, 2, -1, -1) if ab is None else ab
+    return color.lab_to_rgb(torch.cat([100 * lightness, ab], 1))
+
+
+def to_images(rgb):
+    """RGB (B, 3, H, W) float in [0, 1] -> (B, H, W, 3) uint8, in numpy."""
+    return (255 * rgb).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def color_metrics(prediction, truth):
+    """For RGB images (B, 3, H, W) in [0, 1]: a dict of psnr, ssim, delta_e, colorfulness and sharpness, (B,) each.
+
+    delta_e is the mean CIEDE2000. Colorfulness (Hasler and Suesstrunk 2003) and sharpness (gradient energy) are the
+    prediction's own, to be divided by the truth's.
+    """
+    difference = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(truth)).mean((1, 2))
+    return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
+            "delta_e": difference, "colorfulness": color.colorfulness(prediction),
+            "sharpness": color.gradient_energy(prediction)}
+
+
+@torch.inference_mode()
+def score_colorization(predictor, split, criterion=None, baselines=False):
+    """Means over a split: psnr, ssim, delta_e, and the ratios of colourfulness and sharpness to the truth's.
+
+    With a criterion(output, rgb, ab) its mean too, as loss. With `baselines` also the same scores of grey and of the
+    training set's mean colour, and `images`, a row an image.
+    """
+    predictor.model.eval()
+    loss, rows = 0.0, {name: [] for name in ("truth", "prediction", *("grey", "mean colour") * baselines)}
+    for images, _, _ in batches(split, 32, predictor.device):
+        rgb = images.float() / 255
+        lightness, ab = lightness_and_ab(rgb)
+        output = predictor(lightness)
+        rows["truth"].append(torch.stack([color.colorfulness(rgb), color.gradient_energy(rgb)], 1).cpu())
+        painted = {"prediction": paint(output, lightness, predictor.metadata)}
+        if baselines:
+            mean = lightness.new_tensor(predictor.metadata["mean_ab"])[:, None, None].expand_as(ab)
+            painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
+        for name, image in painted.items():
+            rows[name].append(torch.stack(list(color_metrics(image, rgb).values()), 1).cpu())
+        loss += float(criterion(output, rgb, ab)) * len(rgb) if criterion else 0.0
+    rows = {name: torch.cat(gather(parts)).numpy().astype(float) for name, parts in rows.items()}
+    scores = mean_metrics(rows["prediction"], rows["truth"])
+    if criterion:
+        scores["loss"] = sum(gather([loss])) / len(split)
+    if baselines:
+        scores["baselines"] = {name: mean_metrics(rows[name], rows["truth"]) for name in ("grey", "mean colour")}
+        keys = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfulness", "true_sharpness")
+        scores["images"] = [{"name": name} | dict(zip(keys, row)) for name, row in
+                            zip(split.names, np.hstack([rows["prediction"], rows["truth"]]).tolist())]
+    return scores
+
+
+def mean_metrics(rows, truth):
+    """Rows of color_metrics (N, 5), and (N, 2) colourfulness and sharpness of the truth -> a dict of means."""
+    ratios = rows[:, 3:].sum(0) / truth.sum(0).clip(1e-9)
+    keys = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
+    return dict(zip(keys, map(float, (*rows[:, :3].mean(0), *ratios))))
+
+
+def print_colorization(scores):
+    """The network beside the two simplest ways to colour an image."""
+    keys = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
+    log(f"{'':<13}" + "".join(f"{key.replace('_', ' '):>20}" for key in keys))
+    for name, row in {"network": scores, **scores["baselines"]}.items():
+        log(f"{name:<13}" + "".join(f"{row[key]:>20.4f}" for key in keys))
+
+
+@torch.inference_mode()
+def predict_colorization(predictor, image):
+    """A Pillow image of any size, grey or not -> the coloured one at its own size.
+
+    With the target "lab" the colours come from the network's size, and the lightness, with all its detail, from the
+    original.
+    """
+    lightness, _ = lightness_and_ab(as_batch(image, predictor.metadata["size"], predictor.device))
+    painted = paint(predictor(lightness), lightness, predictor.metadata)
+    painted = F.interpolate(painted, (image.height, image.width), mode="bilinear")
+    rows, strips = max(2**22 // image.width, 1), []  # in strips: the arithmetic takes many times an image's memory
+    for top in range(0, image.height, rows):
+        strip = painted[:, :, top : top + rows]
+        if predictor.metadata["target"] == "lab":
+            part = image.crop((0, top, image.width, top + strip.shape[2]))
+            own, _ = lightness_and_ab(as_batch(part, strip.shape[2:], predictor.device))
+            strip = with_colors(own, color.rgb_to_lab(strip)[:, 1:])
+        strips.append(to_images(strip)[0])
+    return Image.fromarray(np.concatenate(strips))
+
+
+def run_without_skips(folder):
+    """The finished run beside this one that differs from it in its skip connections alone, or None."""
+    name = folder.name.removesuffix("-noskips") if folder.name.endswith("-noskips") else folder.name + "-noskips"
+    other = folder.with_name(name)
+    keys = ("data", "size", "target", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed", "skips")
+    try:
+        own, its = (dict(json.loads((run / "config.json").read_text())["settings"]) for run in (folder, other))
+    except (OSError, ValueError, LookupError, TypeError):  # not there, or not as a run leaves it
+        return None
+    differing = [key for key in keys if own.get(key) != its.get(key)]
+    return other if differing == ["skips"] and (other / "summary.json").exists() else None
+
+
+@torch.inference_mode()
+def draw_colorization(folder, split, device, path):
+    """Six images, spread evenly over a split: grey, with skips, without (as far as both runs are there), truth."""
+    chosen = evenly(len(split), 6)
+    rgb = torch.from_numpy(np.asarray(split.images[chosen])).to(device).float() / 255
+    lightness, _ = lightness_and_ab(rgb)
+    columns = {"grey": with_colors(lightness)}
+    runs = [run for run in (folder, run_without_skips(folder)) if run]
+    for run in sorted(runs, key=lambda run: run.name.endswith("-noskips")):
+        predictor = load_predictor(run, device, torch.float32)
+        title = "with skips" if predictor.metadata["network"].get("skips", True) else "without skips"
+        columns[title] = paint(predictor(lightness), lightness, predictor.metadata)
+    columns["truth"] = rgb
+    plot_images(list(zip(*map(to_images, columns.values()))), [list(columns)], path)

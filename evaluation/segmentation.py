@@ -1,0 +1,93 @@
+"""Segmentation: a network is scored and drawn on a split, and predicts masks for anyone's images."""
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from evaluation import as_batch
+from utils import (
+    batches,
+    boundary_f1,
+    colorize_mask,
+    evenly,
+    gather,
+    log,
+    outline_counts,
+    pixel_counts,
+    plot_images,
+    segmentation_scores,
+)
+
+
+@torch.inference_mode()
+def predicted_masks(predictor, split):
+    """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split; several processes share it."""
+    predictor.model.eval()
+    for images, masks, _ in batches(split, 32, predictor.device):
+        yield masks, predictor(images.float() / 255).argmax(1).byte()
+
+
+@torch.inference_mode()
+def score_segmentation(predictor, split, outlines=True):
+    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and iou, a dict by class.
+
+    Without `outlines` there is no boundary_f1, which takes time.
+    """
+    classes, pixels, edges = predictor.metadata["classes"], [], []
+    for truth, prediction in predicted_masks(predictor, split):
+        pixels.append(pixel_counts(truth, prediction, len(classes)).sum(0).numpy())
+        if outlines:
+            pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())
+            edges += [outline_counts(*pair, len(classes)) for pair in pairs]
+    scores = segmentation_scores(sum(gather(pixels)))
+    scores = {key: float(value) for key, value in scores.items() if key != "iou"} | {
+        "iou": {name: None if np.isnan(iou) else float(iou) for name, iou in zip(classes, scores["iou"])}}
+    if outlines:
+        scores["boundary_f1"] = float(boundary_f1(sum(gather(edges))))
+    return scores
+
+
+def print_segmentation(scores):
+    """A row a class, then the means."""
+    width = max(map(len, ("class", *scores["iou"]))) + 2
+    log(f"{'class':<{width}}IoU")
+    for name, iou in scores["iou"].items():
+        log(f"{name:<{width}}{'-' if iou is None else format(iou, '.4f')}")
+    for key in ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"):
+        log(f"{key.replace('_', ' ')}: {scores[key]:.4f}")
+
+
+@torch.inference_mode()
+def draw_segmentation(predictor, split, path):
+    """Image, truth and prediction side by side for six images spread evenly over a split."""
+    chosen, colors = evenly(len(split), 6), predictor.metadata["colors"]
+    images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
+    prediction = predictor(torch.from_numpy(images).to(predictor.device).float() / 255).argmax(1).byte().cpu().numpy()
+    rows = [(image.transpose(1, 2, 0), colorize_mask(t, colors), colorize_mask(p, colors))
+            for image, t, p in zip(images, truth, prediction)]
+    plot_images(rows, [("image", "truth", "prediction")], path, list(zip(predictor.metadata["classes"], colors)))
+
+
+@torch.inference_mode()
+def predict_segmentation(predictor, image):
+    """A Pillow image of any size -> class ids (H, W) uint8 at its own size."""
+    scores = predictor(as_batch(image, predictor.metadata["size"], predictor.device))[0].float()
+    mask = torch.zeros(image.height, image.width, dtype=torch.uint8, device=scores.device)
+    best = torch.full(mask.shape, -torch.inf, device=scores.device)
+    # Scores, not ids, are enlarged: outlines come out smooth instead of in steps. One class at a time: those of a
+    # very large image would not fit in memory together.
+    for k, score in enumerate(scores):
+        score = F.interpolate(score[None, None], mask.shape, mode="bilinear")[0, 0]
+        mask.masked_fill_(score > best, k)
+        torch.maximum(score, best, out=best)
+    return mask.cpu().numpy()
+
+
+def with_palette(mask, colors, ids):
+    """Classes (H, W) uint8 as a palette image: a viewer shows their `colors`, and its bytes are their `ids`, those of
+    the masks that the network was trained with."""
+    bytes_, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
+    bytes_[: len(ids)], palette[ids] = ids, colors
+    image = Image.frombytes("P", mask.shape[::-1], bytes_[mask].tobytes())
+    image.putpalette(palette.tobytes())
+    return image

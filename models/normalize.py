@@ -1,0 +1,15 @@
+"""The first step of every network: images in [0, 1] become numbers around 0."""
+import torch
+
+IMAGENET = (0.485, 0.229), (0.456, 0.224), (0.406, 0.225)  # mean and standard deviation of red, green and blue
+
+
+def normalize(images):
+    """(B, C, H, W) float in [0, 1] -> minus the mean, divided by the standard deviation, channels last.
+
+    RGB has ImageNet's figures, so that pretrained weights fit; other channels are brought to -1 to 1.
+    """
+    figures = IMAGENET if images.shape[1] == 3 else ((0.5, 0.5),) * images.shape[1]
+    # A channel at a time: tensors of figures would have to travel to the GPU.
+    channels = [(channel - mean) / deviation for channel, (mean, deviation) in zip(images.unbind(1), figures)]
+    return torch.stack(channels, 1).contiguous(memory_format=torch.channels_last)

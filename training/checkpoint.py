@@ -1,0 +1,128 @@
+"""Checkpoints: best.pt and last.pt, written whole and read without running any code of theirs."""
+import io
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from data import InputError
+from data.images import show
+from models import BLOCKS, build_network
+from utils import write_atomically
+
+# What a checkpoint says of itself, beside its weights; those of a task add to it.
+METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
+            "ids": list, "weights": dict}
+TASKS = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"), "colorization": ("unet",)}
+
+
+def autocast(device, dtype):
+    """The context of a forward pass in which torch computes in `dtype` where that is sound."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@dataclass
+class Predictor:
+    """A network with all that is needed to use it: predictor(images) -> its output, in the chosen precision.
+
+    `metadata` is what a checkpoint says of itself: task, network, data, size, classes, colors and ids, and more.
+    """
+    model: torch.nn.Module
+    metadata: dict
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, images):
+        with autocast(self.device, self.dtype):
+            return self.model(images)
+
+
+def save_checkpoint(path, checkpoint):
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_checkpoint(path):
+    """Read a checkpoint of ours: a dict of numbers, text and tensors. Raises InputError."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        wrong = [key for key, kind in METADATA.items() if not isinstance(checkpoint.get(key), kind)]
+        if wrong or checkpoint["task"] not in TASKS:
+            raise ValueError(f"there is something wrong with its {(wrong or ['task'])[0]}")
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{show(path)} is no checkpoint of ours ({show(reason)}); take best.pt of a finished run") \
+            from error
+    return checkpoint
+
+
+def load_run(run):
+    """The best checkpoint of a run's folder (or the file itself) -> (network in eval mode, metadata).
+
+    Raises InputError.
+    """
+    path = Path(run)
+    if path.is_dir():
+        path = path / "best.pt"
+    if not path.is_file():
+        raise InputError(f"{show(run)} is no finished run: there is no {show(path)}")
+    metadata = load_checkpoint(path)
+    weights = metadata.pop("weights")
+    try:
+        if metadata["network"]["name"] not in TASKS[metadata["task"]]:
+            raise ValueError(f"no network for {metadata['task']}")
+        with torch.device("meta"):  # so that only memory is used which the file fills
+            model = build_network(metadata["network"])
+        model.load_state_dict(weights, assign=True)
+    except Exception as error:  # a damaged or made-up file can go wrong in any way
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{show(path)} does not hold the network it describes: {show(reason)}") from error
+    return model.eval().to(memory_format=torch.channels_last), metadata
+
+
+def load_predictor(run, device, dtype):
+    """The best network of a run's folder, or of a checkpoint's file, as a Predictor. Raises InputError."""
+    model, metadata = load_run(run)
+    return Predictor(for_inference(model, device, dtype), metadata, device, dtype)
+
+
+def for_inference(model, device, dtype):
+    """A network in eval mode on the device, batch norm folded into the convolutions before it, weights in `dtype`."""
+    for parent in list(model.modules()):
+        for (name, child), (following, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(child, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(child, norm))
+                setattr(parent, following, torch.nn.Identity())
+    model.to(device, memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
+            module.to(dtype)  # but not a batch norm that could not be folded: its statistics stay exact
+    return model
+
+
+def imagenet_weights(depth):
+    """torchvision's ImageNet weights of "resnet18" or "resnet34", downloaded once and checked by their hash."""
+    if depth not in BLOCKS:
+        raise InputError(f"--pretrained: torchvision has no {depth}; take {' or '.join(BLOCKS)}")
+    try:
+        return torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave --pretrained out")
+
+
+def start_from(network, weights):
+    """Copy weights into a ResNet, but not the classifier's head, which belongs to other classes."""
+    weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}
+    try:
+        missing, _ = network.load_state_dict(weights, strict=False)
+    except RuntimeError:
+        missing = ["?"]
+    if any(not key.startswith("fc.") for key in missing):
+        raise InputError("the weights to start from are another network's: --pretrained needs --width 64 and images "
+                         "of 64 pixels or more, --backbone a run of such images")

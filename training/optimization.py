@@ -1,0 +1,64 @@
+"""The optimizer, the schedule of its learning rate, and the running average of the weights."""
+import copy
+import warnings
+
+import torch
+
+
+def make_optimizer(model, args, device):
+    """Adam, AdamW or SGD. Weight decay is for matrices and kernels; norms and biases go without, as is usual."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = device.type in ("cpu", "cuda")
+    if args.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=fused)
+        for p in model.parameters():  # else the fused kernel leaves it unset where fp16's first step overflows
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return optimizer
+    kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, args.lr, fused=fused)
+
+
+def make_schedule(optimizer, args, steps):
+    """The learning rate over `steps` optimizer steps."""
+    schedules = torch.optim.lr_scheduler
+    if args.schedule == "step":
+        return schedules.StepLR(optimizer, max(steps // 3, 1))
+    if args.schedule == "multistep":
+        return schedules.MultiStepLR(optimizer, [int(steps * 0.6), int(steps * 0.85)])
+    if args.schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, steps)
+    if args.schedule in ("onecycle", "linear"):  # up for 15% of the steps, then down to nothing, curved or straight
+        # Momentum stays: cycling it as well gains nothing measurable and makes SGD and Adam differ in one more way.
+        return schedules.OneCycleLR(optimizer, args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False,
+                                    anneal_strategy="cos" if args.schedule == "onecycle" else "linear")
+    return schedules.ConstantLR(optimizer, factor=1.0)
+
+
+def fast_forward(schedule, steps):
+    """Bring a new schedule to where it is after `steps` steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it expects a step of the optimizer before each
+        for _ in range(steps):
+            schedule.step()
+
+
+class RunningAverage:
+    """A copy of a model that holds the running average of its weights and of batch norm's statistics.
+
+    torch's AveragedModel would do, but it counts its steps in a tensor, for which every step would wait for the GPU.
+    """
+
+    def __init__(self, model, decay):
+        self.model, self.decay = copy.deepcopy(model), decay
+        # Listed once: a walk through the network at every step would keep a GPU waiting.
+        self.averages, self.values = (
+            [tensor for tensor in (*each.parameters(), *each.buffers()) if tensor.is_floating_point()]
+            for each in (self.model, model))
+
+    @torch.no_grad()
+    def update(self, step):
+        """Move the average towards the model. The first steps count for more: the random start is soon forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
+        torch._foreach_lerp_(self.averages, self.values, 1 - decay)

@@ -1,0 +1,221 @@
+"""Settings of a run: the flags, the recipe that fills them in, the device and its precision, errors in one line."""
+import argparse
+import math
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data import InputError
+from data.cache import START_METHOD, usable_cores
+from data.images import show
+from data.sources import check_data
+from training.processes import first_to_fail, join_processes
+from utils import log, world_size
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def get_args_parser(description, models, out):
+    """The flags that every training script has. Those left out of the command line come from the recipe."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", choices=models, default=models[0])
+    add("--data", default="scenes", type=os.path.normpath,
+        help="scenes, a named data set, or a folder (default: scenes)")
+    add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
+    add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
+    add("--recipe", choices=("best", "report"), default="best",
+        help="best: our settings for that data set; report: the report's")
+    add("--epochs", type=positive_int, help="from here down to --width, the default is the recipe's")
+    add("--batch-size", type=positive_int)
+    add("--lr", type=positive_float)
+    add("--optimizer", choices=OPTIMIZERS)
+    add("--schedule", choices=SCHEDULES, help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
+    add("--weight-decay", type=not_negative(float))
+    add("--width", type=positive_int, help="channels of the first layer")
+    add("--workers", type=not_negative(int),
+        help="loader processes (default: 0 where images are cached and there is no CUDA, else up to 4)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
+    add("--compile", action="store_true", help="torch.compile the network: slow to start, faster after that on CUDA")
+    add("--seed", type=not_negative(int), default=0)
+    add("--out", help=f"the run's folder (default: {out})")
+    add("--resume", action="store_true", help="go on from the run's last checkpoint")
+    add("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
+    add("--dry-run", action="store_true", help="check data, memory and time without training")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def not_negative(kind):
+    """An argument type: an int or float that is 0 or more."""
+    def parse(text):
+        value = kind(text)
+        if not 0 <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"{text} is negative, too large or no number")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse's message for text that is no number says "invalid int value"
+    return parse
+
+
+def fill_in(args, data, recipes, best_on, out, **known):
+    """All settings of a run: those `known`, the command line's, then the recipe's for this data and network.
+
+    `out` is the run's folder where --out is not given; it may name other settings in braces. Returns a new namespace,
+    and prints the notes on the data.
+    """
+    recipe = recipes[args.recipe]
+    if args.recipe == "best":
+        recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    known = {key: value for key, value in known.items() if value is not None}
+    settings = argparse.Namespace(**vars(args) | recipe | given | known | {"size": data.size})
+    settings.out = settings.out or out.format(**vars(settings))
+    if settings.workers is None:
+        cached = isinstance(data.splits["train"].images, np.ndarray)
+        needless = cached and (START_METHOD != "fork" or not torch.cuda.is_available())
+        settings.workers = 0 if needless else min(4, usable_cores())
+    for note in data.notes:
+        log(note)
+    return settings
+
+
+def check_everything(args, task):
+    """The first half of --dry-run: print all that is found in the data. The second half is a few training steps."""
+    lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed)
+    log("\n".join(lines))
+    if problems:
+        log("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)
+        raise InputError(f"--data {args.data}: {len(problems)} problems, see above")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+
+
+def run_main(main, parser):
+    """Parse the command line and run; a mistake of the user's is one line on standard error and exit code 2."""
+    args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
+    try:
+        code = main(args)
+    except SystemExit as error:  # after a signal, at the same step in all processes, or after a dry run
+        traceback.clear_frames(error.__traceback__)  # ends the unfinished loops, and so their loader processes
+        code = error.code
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(130)
+        advice = None
+        if isinstance(error, (InputError, OSError, RuntimeError, MemoryError, ValueError)):
+            advice = explain(error, args)
+        if args.debug or advice is None:
+            raise
+        sys.exit(refuse(advice) if first_to_fail() else 2)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    sys.exit(code)
+
+
+def explain(error, args):
+    """One line that says what went wrong and what to do; None for an error that is a bug of ours."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ValueError) and "more than 1 value per channel" in text:
+        return "one value a channel is too few for batch norm: try a larger --batch-size or --size"
+    if isinstance(error, (InputError, OSError)):
+        return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
+    # What a CPU, a loader process, cuBLAS and cuDNN say when memory is short.
+    signs = ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory")
+    short_of_memory = any(sign in text for sign in signs)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
+        batch_size = getattr(args, "batch_size", None)
+        if batch_size is None:
+            return "out of memory: try a smaller --batch-size or --size"
+        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --size"
+        return f"out of memory with --batch-size {batch_size}: try {smaller}"
+    if world_size() > 1 and isinstance(error, RuntimeError) and ("peer" in text or isinstance(error, dist.DistError)):
+        return "another process of this run ended; the same command with --resume goes on from the last checkpoint"
+    if "DataLoader worker" in text:
+        return f"a loader process died ({text.splitlines()[0][:100]}): try --workers 0"
+    return None
+
+
+def refuse(reason):
+    """Print an error's one line, whatever the names in it hold; returns the exit code."""
+    print(f"{Path(sys.argv[0]).name}: {show(str(reason))}", file=sys.stderr)
+    return 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The device and its precision
+
+
+def setup(args):
+    """The device to compute on and the type to compute in: (torch.device, torch.dtype). Raises InputError."""
+    device = choose_device(args.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # else pinned memory would take some of the first
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        join_processes(device)
+    training = hasattr(args, "deterministic")  # a flag of the training scripts alone
+    if training and args.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = training and not args.deterministic  # to try every algorithm pays off in training
+    torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return device, types.get(args.precision) or fastest_sound_dtype(device)
+
+
+def choose_device(name):
+    """The torch.device that --device names. Raises InputError where there is none."""
+    asked = name
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        if "out of memory" in str(error):
+            raise InputError(f"--device {asked}: its memory is full; end what else runs there")
+        raise InputError(f"--device {asked}: there is no such device here; leave it out to take the best one")
+    return device
+
+
+def fastest_sound_dtype(device):
+    """bf16 where the hardware multiplies it natively, fp16 on older GPUs, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+    return torch.float32

@@ -1,0 +1,60 @@
+"""A grid of runs: every combination of some settings is trained, and the best on val, it alone, is tested."""
+import argparse
+import itertools
+import traceback
+from pathlib import Path
+
+from data import InputError
+from training.run import Diverged
+from training.settings import OPTIMIZERS, SCHEDULES, positive_float, positive_int
+from utils import log, plot_heat_map, world_size, write_csv
+
+GRID = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"], "lr": [1e-4, 1e-3, 1e-2],
+        "batch_size": [64, 256]}  # what --sweep alone varies
+
+
+def sweep(args, train, test):
+    """train(settings) -> (run, data) for every cell of the grid that args.sweep names, then test(run, data) once."""
+    grid = dict(map(parse_axis, args.sweep)) or GRID
+    folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
+    cells = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    rows = []
+    for cell in cells:
+        log(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
+        rows.append({"run": "-".join(map(str, cell.values())), **cell, "epochs": 0, "val_accuracy": 0.0})
+        try:
+            run, _ = train(cell_settings(args, cell, folder / rows[-1]["run"]))  # a finished cell returns at once
+            rows[-1] |= {"epochs": run.epoch, "val_accuracy": run.best["score"]}
+            del run, _  # or they would lie in memory beside the next
+        except Diverged as error:
+            if world_size() > 1:
+                raise  # the others may see it a step later, and would wait for this one
+            traceback.clear_frames(error.__traceback__)  # lets go of the run, its memory and handlers
+            log(error)
+        write_csv(folder / "sweep.csv", rows)
+    vertical, horizontal = ([key for key in keys if key in grid] for keys in (("optimizer", "schedule"),
+                                                                              ("lr", "batch_size")))
+    plot_heat_map(rows, vertical, horizontal, "val_accuracy", folder / "sweep.png")
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test:")
+    test(*train(cell_settings(args, {key: best[key] for key in grid}, folder / best["run"])))
+
+
+def cell_settings(args, cell, folder):
+    """The command line's settings with a cell's in their place, going on where the cell was left."""
+    begun = (folder / "last.pt").exists() or (folder / "previous.pt").exists()
+    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
+
+
+def parse_axis(text):
+    """"lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001]). Raises InputError."""
+    key, _, values = text.partition("=")
+    values = values.split(",")
+    names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.get(key)
+    number = {"lr": positive_float, "batch_size": positive_int}.get(key)
+    if names and not set(values) <= set(names):
+        raise InputError(f"--sweep {text}: {key} is one of {', '.join(names)}")
+    try:
+        return key, values if names else [number(value) for value in values]
+    except (TypeError, ValueError, argparse.ArgumentTypeError):
+        raise InputError(f"--sweep {text}: write {', '.join(GRID)} = values with commas, as in lr=1e-4,1e-3")
