@@ -26,8 +26,8 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x):
-        # Every second pixel, then a 1x1 convolution without a stride: the same values as a strided one, whose gradient
-        # oneDNN gets wrong, or crashes in, on CPUs with AVX2 (https://github.com/uxlfoundation/oneDNN/issues/6035).
+        # Every second pixel, then a 1x1 convolution of stride 1: the same values as with stride 2, for whose gradient
+        # oneDNN crashes, or is wrong, at 8 channels or fewer (https://github.com/uxlfoundation/oneDNN/issues/6035).
         shortcut = x if self.downsample is None else self.downsample(x[..., :: self.stride, :: self.stride])
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
