@@ -164,6 +164,15 @@ def test_dry_run_reports_and_writes_nothing(run, here, street, caches):
     assert code == 2 and "3.png" in err and "1.png" in err
 
 
+@pytest.mark.parametrize("instructions, slow", [({}, True), ({"avx512_bf16": True}, False)])
+def test_bf16_that_is_slow_says_so(run, here, street, caches, monkeypatch, instructions, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    code, out, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--dry-run",
+                         "--precision", "bf16")
+    assert code == 0 and "bfloat16" in out and ("fp32" in err) is slow
+
+
 def hashes(folder):
     weights = torch.load(folder / "last.pt", weights_only=True)
     best = torch.load(folder / "best.pt", weights_only=True)

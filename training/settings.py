@@ -191,7 +191,11 @@ def setup(args):
     torch.backends.cudnn.benchmark = training and not args.deterministic  # to try every algorithm pays off in training
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return device, types.get(args.precision) or fastest_sound_dtype(device)
+    fastest = fastest_sound_dtype(device)
+    if device.type == "cpu" and args.precision == "bf16" and fastest != torch.bfloat16:
+        log("--precision bf16 is many times slower than fp32 on a CPU without instructions for it, as this one seems to "
+            "be; leave it out", file=sys.stderr)
+    return device, types.get(args.precision, fastest)
 
 
 def choose_device(name):
@@ -217,5 +221,7 @@ def fastest_sound_dtype(device):
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
-        return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+        native = has.get("avx512_bf16") or has.get("amx_bf16")
+        # oneDNN may be held back from it by ONEDNN_MAX_CPU_ISA, which makes a CPU behave as an older one.
+        return torch.bfloat16 if native and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
     return torch.float32
