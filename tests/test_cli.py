@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
 import fuzz
 import numpy as np
@@ -22,7 +21,6 @@ from PIL import Image
 
 import utils
 from data.images import read_image
-from models import build_network
 from training import folder
 from training.checkpoint import load_checkpoint, load_run, save_checkpoint
 
@@ -221,7 +219,7 @@ def test_going_on_with_more_epochs_and_with_other_pictures(run, here, street, ca
     for path in list(here.glob("flat/*/*.png")):
         shutil.copy(path, path.with_name(f"new {path.name}"))
     code, _, err = run(*words, "--epochs", 5, "--resume")
-    assert code == 2 and "other pictures" in err
+    assert code == 2 and "other images" in err
     code, _, err = run("evaluate.py", "score", "run", "--data-dir", caches)
     assert code == 2 and "split.json" in err
 
@@ -339,15 +337,8 @@ def bad_checkpoints(best):
     torch.save(good | {"network": good["network"] | {"width": 10**9}}, "huge.pt")
     torch.save(good | {"network": good["network"] | {"width": 8}}, "mismatched.pt")
     torch.save(good | {"classes": 7}, "classes.pt")
-    wide = good["network"] | {"width": 1024}  # described and held by a few bytes, it would take 30 GB in memory
-    with torch.device("meta"):
-        shapes = build_network(wide).state_dict()
-    torch.save(good | {"network": wide, "weights": {
-        key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in shapes.items()}}, "expanded.pt")
     torch.save({"weights": Bomb()}, "bomb.pt")
-    with zipfile.ZipFile("zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(10**8))
-    names = ("huge", "mismatched", "classes", "expanded", "bomb", "zip")
+    names = ("huge", "mismatched", "classes", "bomb")
     return {name: open(f"{name}.pt", "rb").read() for name in names} | {
         "pickle": pickle.dumps(Bomb()), "zeros": bytes(1000), "empty": b"", "truncated": best.read_bytes()[:5000]}
 

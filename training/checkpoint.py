@@ -53,9 +53,9 @@ def load_checkpoint(path):
         wrong = [key for key, kind in METADATA.items() if not isinstance(checkpoint.get(key), kind)]
         if wrong or checkpoint["task"] not in TASKS:
             raise ValueError(f"there is something wrong with its {(wrong or ['task'])[0]}")
-    except OSError:
-        raise
     except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
+        if getattr(error, "filename", None) or isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise  # the file is not there, or the memory is short: that is not the file's fault
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{show(path)} is no checkpoint of ours ({show(reason)}); take best.pt of a finished run") \
             from error
