@@ -58,3 +58,8 @@ def colorization_metrics(rows):
 ROW = {"segmentation": segmentation_row, "classification": classification_row, "colorization": colorization_row}
 COMPUTE = {"segmentation": segmentation_metrics, "classification": classification_metrics,
            "colorization": colorization_metrics}
+
+
+def bootstrap_samples(count, seed):
+    """(1000, count) float: how often each of `count` images is in each of 1000 bootstrap samples."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), 1000).astype(float)

@@ -1,31 +1,33 @@
 """What submissions hold, which come from strangers: nothing is run, unpickled or unpacked to disk.
 
-`truth` is grading.py's Truth. Complaints go to `troubles`, which has a list of lines for each of TROUBLES.
+All of it happens in a process with limits, see limits.py. `truth` is truth.py's Truth. Complaints go to `troubles`,
+which has a list of lines for each of TROUBLES.
 """
 import contextlib
 import csv
+import hashlib
 import io
-import math
+import itertools
 import os
 import stat
 import warnings
 import zipfile
 from collections import defaultdict
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import InputError, sources
 from data.images import NO_CLASS, by_palette, composed, look_up, read_image, show, stop
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
+from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
 from evaluation.segmentation import predict_segmentation
-from training.checkpoint import load_predictor
+from models import count_gflops
+from training.checkpoint import Predictor, for_inference, load_run
 
-MAX_FILES, MAX_FILE, MAX_BYTES, MAX_RATIO = 10_000, 64 << 20, 2 << 30, 200  # of a submission
-MAX_PIXELS = 1 << 21  # of the size at which a checkpoint's network works
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF",
            ".tiff": "TIFF", ".webp": "WEBP"}
 SUFFIXES = (*sources.MASK_SUFFIXES, "_pred")
@@ -44,6 +46,48 @@ def why_not_plain(path):
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a plain file"
 
 
+def say_why(error, path=""):
+    """What a student reads of an error: one sentence, without paths of this computer and without Python's words."""
+    if isinstance(error, InputError):
+        return show(str(error).replace(str(path), os.path.basename(path)))
+    if isinstance(error, UnidentifiedImageError):
+        return "no image that can be read"
+    if isinstance(error, zipfile.BadZipFile):
+        return "no zip, or a damaged one"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"it cannot be opened: {error.strerror}"
+    return "damaged, or written in an unusual way; write it anew"
+
+
+def read_plain(path, most=LIMITS["file"]):
+    """The bytes of a file, at most one more than `most`. Whatever took its place since it was listed is refused."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            stop("not a plain file")
+        return file.read(most + 1)
+
+
+def content_digest(path):
+    """A hash of a submission's name and content, or None where it cannot be read."""
+    digest = hashlib.sha256(os.path.basename(path).encode(errors="surrogateescape"))
+    if is_checkpoint(path) and os.path.isdir(path):
+        path = os.path.join(path, "best.pt")
+    try:
+        if os.path.isdir(path):
+            for name, size, reason, read in itertools.islice(list_entries(path), LIMITS["files"] + 1):
+                digest.update(repr((name, size, reason)).encode(errors="surrogateescape"))
+                if reason is None and size <= LIMITS["file"]:
+                    digest.update(hashlib.sha256(read()).digest())
+        elif why_not_plain(path) is None:
+            with open(path, "rb") as file:
+                for part in iter(partial(file.read, 1 << 20), b""):
+                    digest.update(part)
+        return digest.hexdigest()
+    except (OSError, InputError):
+        return None
+
+
 def list_entries(path):
     """Yield (name, bytes, why it is refused or None, a function that reads it) of what a folder, zip or file holds."""
     if reason := why_not_plain(path):
@@ -54,26 +98,30 @@ def list_entries(path):
             for file in sorted(files + [folder for folder in folders if os.path.islink(os.path.join(place, folder))]):
                 full = os.path.join(place, file)
                 name = os.path.relpath(full, path).replace(os.sep, "/")
-                yield name, os.lstat(full).st_size, why_not_plain(full), Path(full).read_bytes
+                yield name, os.lstat(full).st_size, why_not_plain(full), partial(read_plain, full)
     elif path.lower().endswith(".zip"):
-        archive = zipfile.ZipFile(path)
-        for entry in archive.infolist():
-            name = entry.filename
-            if not entry.flag_bits & 0x800:
-                with contextlib.suppress(UnicodeError):  # a Mac writes UTF-8 and does not say so
-                    name = name.encode("cp437").decode()
-            name = name.replace("\\", "/")
-            ratio = entry.file_size / max(entry.compress_size, 1)
-            reason = ("leads out of the archive" if name[:1] == "/" or ".." in name.split("/") or name[1:2] == ":"
-                      else "a link; hand in the file itself" if stat.S_ISLNK(entry.external_attr >> 16)
-                      else "encrypted" if entry.flag_bits & 1
-                      else "packed by an unusual method" if entry.compress_type not in (0, 8)
-                      else f"unpacks to {ratio:.0f} times its size" if ratio > MAX_RATIO and entry.file_size > 1 << 20
-                      else None)
-            if not entry.is_dir():
-                yield name, entry.file_size, reason, partial(read_entry, archive, entry)
+        yield from list_zip(zipfile.ZipFile(path))
     else:
-        yield os.path.basename(path), os.path.getsize(path), None, Path(path).read_bytes
+        yield os.path.basename(path), os.path.getsize(path), None, partial(read_plain, path)
+
+
+def list_zip(archive):
+    """list_entries of an open zip."""
+    for entry in archive.infolist():
+        name = entry.filename
+        if not entry.flag_bits & 0x800:
+            with contextlib.suppress(UnicodeError):  # a Mac writes UTF-8 and does not say so
+                name = name.encode("cp437").decode()
+        name = name.replace("\\", "/")
+        ratio = entry.file_size / max(entry.compress_size, 1)
+        reason = ("leads out of the archive" if name[:1] == "/" or ".." in name.split("/") or name[1:2] == ":"
+                  else "a link; hand in the file itself" if stat.S_ISLNK(entry.external_attr >> 16)
+                  else "encrypted" if entry.flag_bits & 1
+                  else "packed by an unusual method" if entry.compress_type not in (0, 8)
+                  else f"unpacks to {ratio:.0f} times its size (limit: ratio)"
+                  if ratio > LIMITS["ratio"] and entry.file_size > 1 << 20 else None)
+        if not entry.is_dir():
+            yield name, entry.file_size, reason, partial(read_entry, archive, entry)
 
 
 def read_entry(archive, entry):
@@ -86,10 +134,12 @@ def list_files(path, troubles):
     """Name -> a function that reads the file, for every file of a submission that may be read. Nothing is unpacked."""
     files, total = {}, 0
     for number, (name, size, reason, read) in enumerate(list_entries(path), 1):
-        total += size
-        if number > MAX_FILES or total > MAX_BYTES:
-            raise InputError(f"more than {MAX_FILES:,} files or {MAX_BYTES >> 30} GB")
-        reason = reason or (f"larger than {MAX_FILE >> 20} MB" if size > MAX_FILE else
+        name, total = name[: LIMITS["name"]], total + size
+        if number > LIMITS["files"]:
+            raise Exceeded("files", f"more than {LIMITS['files']:,} files")
+        if total > LIMITS["bytes"]:
+            raise Exceeded("bytes", f"more than {LIMITS['bytes'] >> 30} GB")
+        reason = reason or (f"larger than {LIMITS['file'] >> 20} MB (limit: file)" if size > LIMITS["file"] else
                             "there twice" if name in files else None)
         if reason:
             troubles["refused"].append(f"{show(name)}: {reason}")
@@ -160,8 +210,9 @@ def read_picture(truth, index, name, read, troubles):
                         else np.array(image.convert("RGB")))
         troubles["wrong size"].append(f"{show(name)}: {image.height}x{image.width} in place of {height}x{width}")
     except Exception as error:  # on malformed files zipfile and Pillow's decoders raise nearly anything
-        reason = "no picture" if isinstance(error, UnidentifiedImageError) else show(str(error))[:100]
-        troubles["unreadable"].append(f"{show(name)}: {reason or type(error).__name__}")
+        if is_out_of_memory(error):
+            raise
+        troubles["unreadable"].append(f"{show(name)}: {say_why(error)}")
     return None
 
 
@@ -186,27 +237,21 @@ def as_mask(image, truth, name, troubles):
 
 def read_labels(truth, files, troubles):
     """Yield (index, label) in the truth's order from the CSVs with columns name and label; -1: no class."""
-    labels, known, rows = {}, {composed(name): i for i, name in enumerate(truth.classes)}, 0
-    csv.field_size_limit(MAX_FILE)
+    labels, known = {}, {composed(name): i for i, name in enumerate(truth.classes)}
+    most = 10 * len(truth.names) + LIMITS["rows"]
     for file in sorted(files):
         if not file.lower().endswith(".csv"):
             troubles["extra"].append(show(file))
             continue
-        data = files[file]()
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # PowerShell's way to write a file
-        lines = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig", errors="replace"), newline=None)
-        delimiter = max(",;\t", key=lines.readline().count)
-        lines.seek(0)
-        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-        reader.fieldnames = [column.strip().lower() for column in reader.fieldnames or ()]
-        if not {"name", "label"} <= set(reader.fieldnames):
-            troubles["extra"].append(f"{show(file)}: its first line does not say name,label")
+        try:
+            rows = list(itertools.islice(read_table(files[file]()), most + 1))
+        except (InputError, csv.Error) as error:
+            troubles["extra"].append(f"{show(file)}: {say_why(error)}")
             continue
-        for row in reader:
-            rows += 1
-            if rows > 10 * len(truth.names) + MAX_FILES:
-                raise InputError("far more rows than pictures")
-            name, label = (row["name"] or "").strip().replace("\\", "/"), (row["label"] or "").strip()
+        most -= len(rows)
+        if most < 0:
+            raise Exceeded("rows", "far more rows than images")
+        for name, label in rows:
             index = find_picture(truth, name)
             if index is None or index in labels:
                 troubles["extra"].append(show(name))
@@ -217,21 +262,62 @@ def read_labels(truth, files, troubles):
     yield from sorted(labels.items())
 
 
+def read_table(data):
+    """Yield (name, label) of each row of a CSV, bytes, whose first line has these columns. Raises InputError."""
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # PowerShell's way to write a file
+    lines = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig", errors="replace"), newline=None)
+    head = lines.readline(1 << 16)
+    lines.seek(0)
+    csv.field_size_limit(1 << 16)
+    delimiter = max(",;\t", key=head.count)
+    if head.count(delimiter) > LIMITS["columns"] or head[-1:] != "\n" and len(head) == 1 << 16:
+        raise Exceeded("columns", f"more than {LIMITS['columns']:,} columns, or a first line without end")
+    rows = filter(None, csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    columns = [column.strip().lower() for column in next(rows, ())]
+    if not {"name", "label"} <= set(columns):
+        stop("its first line does not say name,label")
+    places = columns.index("name"), columns.index("label")
+    for row in rows:
+        name, label = (row[i].strip()[: LIMITS["name"]] if i < len(row) else "" for i in places)
+        yield name.replace("\\", "/"), label
+
+
 def run_checkpoint(truth, path, device, dtype):
-    """Yield (index, prediction) of one of our checkpoints for every true picture, at its own size."""
+    """Yield (index, prediction) of one of our checkpoints for every true image, at its own size.
+
+    Where the device fails, for want of its memory perhaps, the CPU goes on: that is not the student's fault.
+    """
     for each in (path, os.path.join(path, "best.pt")) if os.path.isdir(path) else (path,):
         if reason := why_not_plain(each):
             stop(reason)
-    predictor = load_predictor(path, device, dtype)
-    checkpoint = predictor.metadata
-    if checkpoint["task"] != truth.task or checkpoint["classes"] != truth.classes:
-        raise InputError(f"a network for {checkpoint['task']}, or for other classes than the truth's")
-    if math.prod(checkpoint["size"]) > MAX_PIXELS:
-        raise InputError("its size is {}x{}, too large to be run here".format(*checkpoint["size"]))
+    done = 0
+    for place, kind in ((device, dtype), (torch.device("cpu"), torch.float32)):
+        model, metadata = load_run(path)
+        check_network(truth, metadata)
+        try:
+            predictor = Predictor(for_inference(model, place, kind), metadata, place, kind)
+            for prediction in predict_all(truth, done, predictor):
+                yield done, prediction
+                done += 1
+            return
+        except RuntimeError:
+            if place.type == "cpu":
+                raise
+
+
+def check_network(truth, metadata):
+    """Refuse a network that is for something else than the truth, or that would take too long."""
+    if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
+        stop(f"a network for {show(str(metadata['task']))[:50]}, or for other classes than the truth's")
+    work = count_gflops(metadata["network"], metadata["size"])
+    if work > LIMITS["work"]:
+        raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image, more than {LIMITS['work']}")
+
+
+def predict_all(truth, start, predictor):
+    """Yield a network's prediction of each true image from `start` on."""
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
-    for index, picture in enumerate(truth.images):
-        prediction = predict(predictor, read_image(picture))
-        if truth.task == "classification":
-            prediction = truth.classes.index(prediction[0])
-        yield index, np.array(prediction)
+    for path in truth.images[start:]:
+        prediction = predict(predictor, read_image(path))
+        yield truth.classes.index(prediction[0]) if truth.task == "classification" else np.array(prediction)

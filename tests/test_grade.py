@@ -3,8 +3,10 @@ import io
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -21,7 +23,7 @@ import evaluate
 import utils
 from data import InputError
 from data.images import NO_CLASS, VOID
-from evaluation import grading
+from evaluation import grading, limits
 from evaluation.counts import segmentation_metrics, segmentation_row
 from models import build_network
 from training.checkpoint import save_checkpoint
@@ -180,7 +182,8 @@ def test_pages_escape_what_strangers_wrote(course):
         assert "<i>" not in text and "<b>" not in text and "http" not in text
     page = (out / "grades.html").read_text("utf-8")
     assert "&lt;i&gt;zwei" in page
-    assert page.count("data:image/jpeg") == 3 * 3  # of noisy, its twin, and shifted: the others' pictures are perfect
+    images = sum(path.read_text("utf-8").count("data:image/jpeg") for path in pages)
+    assert images == 3 * 3  # of noisy, its twin, and shifted: the others' are perfect
     assert all(row["feedback"] in page for row in course["rows"].values())
     assert grading.plain_name("\u5f20.zip") != grading.plain_name("\u674e.zip") != "zip"  # a page of one's own
     assert len({grading.plain_name(name) for name in ("Anna B.zip", "anna_b.zip", "anna-b.zip", "anna_b_zip")}) == 4
@@ -340,7 +343,11 @@ def test_a_checkpoint_is_a_submission(tmp_path):
     (tmp_path / "run").mkdir()
     save_checkpoint(tmp_path / "run" / "best.pt", about | {"weights": model.state_dict()})
     save_checkpoint(tmp_path / "other.pt", about | {"task": "colorization", "weights": model.state_dict()})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # threads of before, which a forked process does not have, are not waited for
+    model(torch.rand(1, 3, 256, 256))
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "run", tmp_path / "other.pt"])
+    torch.set_num_threads(before)
     assert rows["run"]["status"] == "ok" and rows["other.pt"]["status"] == "refused"
     (tmp_path / "borrowed").mkdir()
     (tmp_path / "borrowed/best.pt").symlink_to(tmp_path / "run/best.pt")
@@ -358,6 +365,82 @@ def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
     statuses = {name: row["status"] for name, row in rows.items()}
     assert statuses == {"a.csv": "ok", "z.csv": "ok", "deadly.csv": "refused"}
+
+
+def test_limits_hold():
+    """What exceeds a limit, or kills its process, costs itself alone."""
+    acts = {"fine": lambda: [1.5, None, "a"], "memory": lambda: len(bytearray(1 << 30)), "died": lambda: os._exit(3),
+            "torch": lambda: torch.ones(1 << 30).tolist(), "result": lambda: "x" * (17 << 20),
+            "crash": lambda: os.kill(os.getpid(), signal.SIGTERM),
+            "killed": lambda: os.kill(os.getpid(), signal.SIGKILL)}
+    results = dict(limits.run_each(lambda name: acts[name](), acts, 60, 256 << 20, 8))
+    assert results.keys() == acts.keys() and results["fine"] == acts["fine"]() and results["killed"] is None
+    results |= limits.run_each(time.sleep, [60], 0.5, 256 << 20, 8)
+    found = {name: result.limit for name, result in results.items() if isinstance(result, limits.Exceeded)}
+    assert found == {60: "time", "memory": "memory", "torch": "memory", "result": "result", "died": "died",
+                     "crash": "died"}
+
+
+def test_the_readme_names_every_limit():
+    table = re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert set(limits.LIMITS) <= set(table)
+
+
+def test_hostile_checkpoints_are_stopped(tmp_path, monkeypatch):
+    """What is described in a few bytes and takes hours or gigabytes."""
+    write(tmp_path / "truth", {f"{split}/{kind}/x.png": png(np.zeros((8, 8, 3), np.uint8))
+                               for split in ("train", "test") for kind in ("cat", "dog")})
+    nested = b"\x80\x02}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59 + b"h\x00K\x01u."  # takes years to hash
+    array = b"\x80\x02c__builtin__\nbytearray\nJ" + (2**31 - 1).to_bytes(4, "little") + b"\x85R."
+    for name, data in {"nested.pt": nested, "array.pt": array}.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("archive/data.pkl", data)
+            archive.writestr("archive/version", b"3\n")
+    network = {"name": "resnet18", "classes": 2, "width": 1024}  # 64 of which are usual
+    with torch.device("meta"):
+        weights = build_network(network).state_dict()
+    about = {"task": "classification", "network": network, "data": "x", "classes": ["cat", "dog"], "colors": [],
+             "ids": [], "mirror": False, "size": [32, 32], "seed": 0}
+    torch.save(about | {"weights": {key: torch.zeros((), dtype=value.dtype).expand(value.shape)
+                                    for key, value in weights.items()}}, tmp_path / "wide.pt")
+    narrow = network | {"width": 4}
+    torch.save(about | {"network": narrow, "size": [8192, 8192], "weights": build_network(narrow).state_dict()},
+               tmp_path / "large.pt")
+    monkeypatch.setitem(limits.LIMITS, "time", 3)
+    monkeypatch.setitem(limits.LIMITS, "time an image of a network", 1)
+    monkeypatch.setitem(limits.LIMITS, "memory", 1 << 30)
+    monkeypatch.setitem(limits.LIMITS, "work", 10)
+    rows = grade("classification", tmp_path / "truth/test", tmp_path / "out", sorted(tmp_path.glob("*.pt")))
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "refused")
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "nested.pt": "time", "array.pt": "memory", "wide.pt": "memory", "large.pt": "work"}
+
+
+def test_the_same_command_goes_on(tmp_path, monkeypatch):
+    """What was graded before a stop is kept, and what has changed since is graded again."""
+    write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
+    submissions = [tmp_path / f"{name}.csv" for name in "abcd"]
+    write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
+    write_tables, grade_predictions = grading.write_tables, grading.grade_predictions
+
+    def stop_after_two(out, truth, grades, baselines):
+        write_tables(out, truth, grades, baselines)
+        if len(grades) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(grading, "write_tables", stop_after_two)
+        grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
+    kept = {row["submission"] for row in utils.read_csv(tmp_path / "out/grades.csv")}
+    assert len(kept) == 2 == len(list((tmp_path / "out/feedback").iterdir()))
+    changed = min(kept)
+    write(tmp_path, {changed: b"name,label\ncat,cat\ndog,cat"})
+    monkeypatch.setattr(grading, "grade_predictions", lambda *args: (
+        (tmp_path / f"graded {os.path.basename(args[2])}").touch() if args[2:] else None, grade_predictions(*args))[1])
+    rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
+    again = {path.name.removeprefix("graded ") for path in tmp_path.glob("graded *")}
+    assert again == {path.name for path in submissions} - kept | {changed}
+    assert {name for name, row in rows.items() if float(row["accuracy"]) == 1} == rows.keys() - {changed}
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -193,8 +193,8 @@ def setup(args):
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     fastest = fastest_sound_dtype(device)
     if device.type == "cpu" and args.precision == "bf16" and fastest != torch.bfloat16:
-        log("--precision bf16 is many times slower than fp32 on a CPU without instructions for it, as this one seems to "
-            "be; leave it out", file=sys.stderr)
+        log("--precision bf16 is many times slower than fp32 on a CPU that has no instructions for it, as this one; "
+            "leave it out", file=sys.stderr)
     return device, types.get(args.precision, fastest)
 
 

@@ -1,0 +1,140 @@
+"""The one wall around files from strangers: each submission is opened in a process of its own, which may take only so
+much time and memory.
+
+What exceeds a limit is refused, with the limit's name in the table below as the reason. What kills its process costs
+only its own submission.
+"""
+import json
+import os
+import signal
+import time
+import warnings
+from collections import deque
+from multiprocessing import connection, get_context
+
+from data import InputError
+from data.cache import START_METHOD, start_worker
+
+try:
+    import resource
+except ImportError:  # Windows: only time is limited there
+    resource = None
+
+LIMITS = {  # README.md shows the same table
+    "time": 60,  # seconds for a submission, and more for each true image:
+    "time an image": 1,  # of predictions
+    "time an image of a network": 20,  # of a checkpoint, on one core
+    "memory": 3 << 30,  # bytes for a submission's process, and more for each pixel of the largest true image:
+    "memory a pixel": 256,
+    "result": 16 << 20,  # bytes that the process may send back
+    "files": 10_000,  # in a submission
+    "bytes": 2 << 30,  # in all its files, unpacked
+    "file": 64 << 20,  # bytes in one file, unpacked
+    "ratio": 200,  # of a file's size to its packed size, for files above 1 MB
+    "rows": 10_000,  # of labels, and ten more for each true image
+    "columns": 1000,  # of labels
+    "work": 1000,  # GFLOPs of a checkpoint's network for one image
+    "name": 300,  # characters; a longer name is cut
+}
+
+
+class Exceeded(InputError):
+    """Something exceeds a limit; `limit` is its name: one of LIMITS, or "died" where the process died."""
+
+    def __init__(self, limit, message):
+        super().__init__(f"{message} (limit: {limit})")
+        self.limit = limit
+
+
+def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
+    """Call function(job) for each job in a process of its own, so many `processes` at a time.
+
+    function returns what JSON can hold. Yields pairs (job, result) in the order in which they end; instead of a result
+    comes an Exceeded, or None where the system killed the process twice, the second time while no other ran: that is
+    likely the fault of this machine and not of the job. seconds and memory (bytes) are the limits of one job.
+    """
+    killed = []
+    for job, result in _run_side_by_side(function, jobs, seconds, memory, processes, method):
+        if result is None:
+            killed.append(job)
+        else:
+            yield job, result
+    yield from _run_side_by_side(function, killed, seconds, memory, 1, method)
+
+
+def _run_side_by_side(function, jobs, seconds, memory, processes, method):
+    context, waiting, running = get_context(method), deque(jobs), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                reader, writer = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(writer, function, waiting[0], memory), daemon=True)
+                process.start()
+                writer.close()  # else the end of the process would not end the pipe
+                running[reader] = process, waiting.popleft(), time.monotonic() + seconds
+            first = min(deadline for _, _, deadline in running.values())
+            ended = connection.wait(running, max(first - time.monotonic(), 0))
+            late = [reader for reader, (_, _, deadline) in running.items() if deadline <= time.monotonic()]
+            for reader in ended or late:
+                process, job, _ = running.pop(reader)
+                late = Exceeded("time", f"it took more than {seconds:.0f} seconds")
+                result = _receive(reader, process, memory) if ended else late
+                _end(process)
+                yield job, result
+    finally:
+        for process, _, _ in running.values():
+            _end(process)
+
+
+def _work(writer, function, job, memory):
+    """What a submission's process does."""
+    start_worker(None)
+    limit_memory(memory)
+    warnings.simplefilter("ignore")  # what libraries think of a stranger's file is no news for a terminal
+    try:
+        answer = {"result": function(job)}
+    except (MemoryError, RuntimeError) as error:  # RuntimeError is torch's
+        if not is_out_of_memory(error):
+            raise
+        answer = {"limit": "memory"}
+    writer.send_bytes(json.dumps(answer).encode())
+
+
+def _receive(reader, process, memory):
+    """The process's result, an Exceeded, or None where the system killed it."""
+    try:
+        answer = json.loads(reader.recv_bytes(LIMITS["result"]))
+    except EOFError:
+        process.join()
+        if process.exitcode == -getattr(signal, "SIGKILL", 9):
+            return None
+        return Exceeded("died", "the process that read it died: something in it is damaged, or made to do harm")
+    except OSError:
+        return Exceeded("result", "there is more to say of it than fits in a result")
+    if "limit" in answer:
+        return Exceeded("memory", f"it needs more than {memory / (1 << 30):.1f} GB of memory")
+    return answer["result"]
+
+
+def _end(process):
+    process.kill()
+    process.join()
+    process.close()
+
+
+def limit_memory(allowance):
+    """Let this process take `allowance` bytes more than it has now. Only Linux can."""
+    if resource is None:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count what is only reserved
+        limit = pages * resource.getpagesize() + allowance
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory is short all the same, the system ends this process first
+
+
+def is_out_of_memory(error):
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
