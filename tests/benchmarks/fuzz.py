@@ -329,21 +329,15 @@ class Reader:
         path = self.write(mutate(data, edits), f"mask.{suffix}")
         decode_mask(read_mask(path), self.known, path)
 
-    def damaged(self, checkpoint, edits, how):
-        """A checkpoint's bytes with bits, records or values changed."""
-        if how % 3 == 2:
-            return serialize(change(checkpoint, edits))
-        return (mutate, splice)[how % 3](serialize(checkpoint), edits)
-
     def read_checkpoint(self, choice, edits, how):
-        path = self.write(self.damaged(self.best[choice % len(self.best)], edits, how), "best.pt")
+        path = self.write(mutate(serialize(self.best[choice % len(self.best)]), edits), "best.pt")
         predictor = load_predictor(path, torch.device("cpu"), torch.float32)
         predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                    "colorization": predict_colorization}[predictor.metadata["task"]]
         predict(predictor, self.small)
 
     def read_state(self, choice, edits, how):
-        (self.out / "run/last.pt").write_bytes(self.damaged(self.last, edits, how))
+        (self.out / "run/last.pt").write_bytes(mutate(serialize(self.last), edits))
         (self.out / "run/previous.pt").unlink(missing_ok=True)
         self.tiny("--epochs", "2", "--resume")
 
