@@ -1,8 +1,8 @@
-"""Colour science on batches: sRGB and CIELAB, metrics of colour and sharpness, and the colour classes of Zhang et al.
+"""Colour science on batches: sRGB and CIELAB, and metrics of colour and sharpness.
 
-Pictures are (B, 3, H, W): RGB in 0..1, sRGB-encoded, or Lab with L in 0..100 and a, b in CIE units (about -110..110).
+Images are (B, 3, H, W): RGB in 0..1, sRGB-encoded, or Lab with L in 0..100 and a, b in CIE units (about -110..110).
 All of it runs in float32 on the input's device, also under autocast and TF32: both lower the precision of matrix
-products and convolutions only, so those are written as elementwise sums here, but for the mean of decode_ab.
+products and convolutions only, so those are written as elementwise sums here.
 """
 
 import math
@@ -128,58 +128,3 @@ def gradient_energy(rgb):
     red, green, blue = rgb.float().unbind(1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return sum(luma.diff(dim=axis).square().mean((1, 2)) for axis in (1, 2))
-
-
-# Colour as classes: Zhang, Isola, Efros 2016, "Colorful image colorization". The loss stands in train_colorization.py.
-
-
-def ab_classes(step=10):
-    """The cells of a grid over the ab plane that hold a colour of sRGB: their centres (Q, 2), on the CPU.
-
-    Q is 261 at the paper's step of 10. The paper's own list has 313, some out of sRGB's reach: it begins at (-90, 50).
-    """
-    levels = torch.linspace(0, 1, 64)
-    cube = torch.cartesian_prod(levels, levels, levels).T[None, :, :, None]
-    return (rgb_to_lab(cube)[0, 1:, :, 0].T / step).round().unique(dim=0) * step
-
-
-def nearest_classes(centers, neighbours=5):
-    """A table for encode_ab: the classes nearest to each unit square of ab in -110..110: (neighbours, 220, 220).
-
-    Made once, it spares every pixel its distances to all Q centres, 60 times the work. Near a tie a pixel may get
-    another fourth or fifth class than its own distances would give, at most 1.5 units farther.
-    """
-    axis = torch.arange(-109.5, 110, device=centers.device)
-    squared = (torch.cartesian_prod(axis, axis)[:, None] - centers).square().sum(2)
-    return squared.topk(neighbours, largest=False).indices.T.reshape(neighbours, len(axis), len(axis))
-
-
-def encode_ab(ab, centers, nearest, sigma=5.0):
-    """Soft labels of ab (B, 2, H, W): indices and weights, (B, neighbours, H, W) each; the weights of a pixel sum to 1.
-
-    A pixel counts for its nearest classes, by a Gaussian of the distance to their centres. `nearest` is the table of
-    nearest_classes(centers).
-    """
-    ab = ab.float()
-    row, column = (ab.floor().long() + 110).clamp(0, 219).unbind(1)
-    indices = nearest[:, row, column].transpose(0, 1)
-    squared = sum((ab[:, i, None] - centers[:, i][indices]).square() for i in range(2))
-    return indices, (-squared / (2 * sigma**2)).softmax(1)
-
-
-def rebalancing_weights(counts, uniform=0.5):
-    """Weights (Q,) that make rare colours matter: the inverse of the classes' frequencies, mixed with a uniform share.
-
-    `counts` (Q,) is the histogram of the training set's labels; the mean weight of a training pixel is 1.
-    """
-    frequency = counts.float() / counts.float().sum()
-    weights = 1 / ((1 - uniform) * frequency + uniform / len(counts))
-    return weights / (frequency * weights).sum()
-
-
-def decode_ab(logits, centers, temperature=0.38):
-    """The annealed mean of logits (B, Q, H, W): ab (B, 2, H, W). Temperature 1 gives the mean, dull; near 0 the mode,
-    vivid but blotchy."""
-    with torch.autocast(logits.device.type, enabled=False):
-        probabilities = (logits.float() / temperature).softmax(1)
-        return (centers.T @ probabilities.flatten(2)).unflatten(2, logits.shape[2:])

@@ -63,11 +63,11 @@ def test_conversions_have_finite_gradients(convert, values):
 
 
 def test_autocast_changes_nothing():
-    first, second, centers = pictures(1, 3, 16, 16), pictures(1, 3, 16, 16, seed=1), 100 * pictures(3, 2)
+    first, second = pictures(1, 3, 16, 16), pictures(1, 3, 16, 16, seed=1)
 
     def results():
         return (color.rgb_to_lab(first), color.lab_to_rgb(100 * first), color.ciede2000(first, second),
-                color.ssim(first, second), color.decode_ab(first, centers))
+                color.ssim(first, second))
 
     expected = results()
     with torch.autocast("cpu", torch.bfloat16):
@@ -128,54 +128,3 @@ def test_gradient_energy_of_ramp_and_of_blur():
     assert color.gradient_energy(ramp).item() == pytest.approx(0.02**2 + 0.01**2, rel=1e-4)
     sharp = pictures(1, 3, 32, 32)
     assert color.gradient_energy(torch.nn.functional.avg_pool2d(sharp, 3, 1)) < color.gradient_energy(sharp) / 4
-
-
-@pytest.fixture(scope="module")
-def centers():
-    return color.ab_classes()
-
-
-def test_ab_classes_cover_srgb(centers):
-    assert centers.shape == (261, 2) and not (centers % 10).any()
-    ab = color.rgb_to_lab(pictures(1, 3, 100, 100))[0, 1:].flatten(1).T
-    assert (ab[:, None] - centers).abs().amax(2).amin(1).max() < 5.1
-
-
-def test_encode_ab_equals_brute_force(centers):
-    ab = color.rgb_to_lab(pictures(2, 3, 20, 24))[:, 1:]
-    indices, weights = color.encode_ab(ab, centers, color.nearest_classes(centers))
-    assert indices.shape == weights.shape == (2, 5, 20, 24)
-    distances = (ab.movedim(1, -1)[..., None, :] - centers).norm(dim=-1)
-    nearest = distances.topk(5, largest=False)
-    truth = torch.zeros_like(distances).scatter(-1, nearest.indices, (-nearest.values**2 / 50).softmax(-1))
-    result = torch.zeros_like(distances).scatter(-1, indices.movedim(1, -1), weights.movedim(1, -1))
-    torch.testing.assert_close(result.sum(-1), torch.ones(2, 20, 24))
-    # Equal but for a fourth or fifth class, here and there, that is almost as near as the true one.
-    assert ((result - truth).abs().amax(-1) < 1e-5).float().mean() > 0.8
-    chosen = distances.gather(-1, indices.movedim(1, -1)).sort(-1).values
-    assert (chosen - nearest.values).max() < 1.5
-
-
-def test_decode_ab_inverts_encode_ab_at_low_temperature(centers):
-    ab = color.rgb_to_lab(pictures(2, 3, 16, 16))[:, 1:]
-    indices, weights = color.encode_ab(ab, centers, color.nearest_classes(centers))
-    logits = torch.full((2, len(centers), 16, 16), -50.0).scatter(1, indices, weights.log())
-    assert (color.decode_ab(logits, centers, temperature=0.01) - ab).abs().max() < 6  # half a cell, and a tie's slack
-    assert (color.decode_ab(logits, centers, temperature=1) - ab).abs().mean() < 2
-
-
-def test_annealed_mean_lies_between_mode_and_mean():
-    centers = torch.tensor([[0.0, 0.0], [100.0, -50.0]])
-    logits = torch.tensor([0.3, 0.7]).log().view(1, 2, 1, 1)
-    mode, annealed, mean = (color.decode_ab(logits, centers, t)[0, 0].item() for t in (0.01, 0.38, 1))
-    assert mode == pytest.approx(100) and mean == pytest.approx(70)
-    assert annealed == pytest.approx(100 / (1 + (3 / 7) ** (1 / 0.38)))
-
-
-def test_rebalancing_weights():
-    counts = torch.tensor([900.0, 99.0, 1.0, 0.0])
-    weights = color.rebalancing_weights(counts)
-    assert (counts / counts.sum() * weights).sum().item() == pytest.approx(1)
-    assert weights.diff().gt(0).all() and weights.isfinite().all()
-    torch.testing.assert_close(weights[3] / weights[0], torch.tensor((0.9 + 0.25) / 0.25))
-    assert color.rebalancing_weights(torch.full((7,), 3.0)).tolist() == pytest.approx([1] * 7)
