@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from data import InputError
 from data.augment import augment
-from data.images import VOID
+from data.masks import VOID
 from data.sources import open_data
 from evaluation.segmentation import draw_segmentation, print_segmentation, score_segmentation
 from models import BLOCKS, build_network

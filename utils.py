@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from data import InputError
 from data.augment import DRAWS
 from data.cache import START_METHOD
-from data.images import VOID
+from data.masks import VOID
 
 matplotlib.use("Agg")  # before pyplot: there may be no screen
 from matplotlib import pyplot as plt  # noqa: E402

@@ -1,4 +1,17 @@
-"""The data sets. Their files land in this folder too, ignored by git."""
+"""The data sets. Their files land in this folder too, ignored by git.
+
+    sources.py     open_data: a named data set or anyone's own folder, as memory-mapped arrays; check_data
+    folders.py     the layouts of folders that are understood; splits that are held out
+    download.py    CamVid and torchvision's data sets, from the internet
+    samples.py     one sample at a time, decoded at the training size
+    images.py      images: found in folders, read from files
+    masks.py       masks: read from files, decoded by their classes
+    cache.py       decoded once on all cores, kept on disk, mapped into memory
+    augment.py     random changes to a whole batch, on its device
+    color.py       colour spaces, and metrics of colour and sharpness
+    scenes.py      the embedded data set: what stands where in a drawn street
+    street.py      how the things in a street are drawn
+"""
 
 
 class InputError(ValueError):

@@ -1,7 +1,7 @@
 """Random changes to a whole batch at once, on the device the batch is on.
 
 Nothing here draws a random number: each sample brings its own row of DRAWS uniform numbers (utils.batches makes
-them from seed, epoch and index), so what happens to a picture does not depend on the batch it is in.
+them from seed, epoch and index), so what happens to an image does not depend on the batch it is in.
 """
 import functools
 import math
@@ -9,19 +9,19 @@ import math
 import torch
 import torch.nn.functional as F
 
-from data.images import VOID
+from data.masks import VOID
 
 DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 shift, 6 to 9 recolour; 5 is spare
 
 
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
-    """Mirror, turn, zoom, shift and recolour each picture, and its mask with it.
+    """Mirror, turn, zoom, shift and recolour each image, and its mask with it.
 
     images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1).
     `size` is the (height, width) of what comes out, `flip` a probability, `rotate` the largest angle in degrees,
     `scale` the range of magnifications, `shift` the largest translation as a share of each side, `color` the strength
     of brightness, contrast, saturation and tint.
-    Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the picture.
+    Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the image.
     """
     images = images.float().div_(255)
     size = tuple(size or images.shape[-2:])
@@ -46,7 +46,7 @@ def sampling_grid(shape, draws, flip, rotate, scale, shift):
     low, high = map(math.log, scale)
     zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    # Zooming in leaves room to look around; whole pixels keep an unturned, unscaled picture sharp.
+    # Zooming in leaves room to look around; whole pixels keep an unturned, unscaled image sharp.
     room = (1 - zoom).clamp(min=0) + 2 * shift
     dx = (signed[:, 3] * room * width / 2).round() * 2 / width
     dy = (signed[:, 4] * room * height / 2).round() * 2 / height

@@ -1,8 +1,11 @@
-"""The cache: a data set that was found is decoded once on all cores, and memory-mapped ever after.
+"""The cache: a data set that was found is decoded once, on all cores, and memory-mapped ever after.
 
-An array lies in `<data_dir>/cache/<data set>-<task>-<size>-<key>/<split>.images.npy` or `.targets.npy`, with names,
-classes and notes in about.json. The key is a hash over all that the arrays depend on, so nothing there is ever out of
-date, and all of it is safe to delete.
+    <data_dir>/cache/<data set>-<task>-<size>-<key>/
+        <split>.images.npy     uint8 (N, 3, H, W)
+        <split>.targets.npy    masks, uint8 (N, H, W), or labels, int64 (N,); none for colorization
+        metadata.json          names, classes, notes, and what was seen of the files
+
+The key is a hash over all that the arrays depend on, so a cache is never out of date. All of it is safe to delete.
 """
 import contextlib
 import hashlib
@@ -13,64 +16,31 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import InputError, scenes, street
-from data.download import temporary_name
-from data.images import Classes, Samples, scored_classes, show, some
+from data import InputError
+from data.images import show, some, stop
+from data.masks import VOID, infer_classes, look_up, scored_classes
+from data.samples import GREY, Decoded, Samples, Scenes, Source
 
-CACHE_VERSION = 3  # part of the caches' names: raise it when the arrays' form or content changes
-
-
-# ---------------------------------------------------------------------------- a data set before and after it is decoded
-
-class Scenes:
-    """The street scenes of one split, as `Samples`, drawn at the training size when asked for."""
-    images = targets = None
-    files = [scenes.__file__, street.__file__]  # what the drawings depend on
-
-    def __init__(self, task: str, split: str, size: tuple[int, int], seed: int):
-        self.task, self.split, self.size, self.seed = task, split, size, seed
-        self.names = [f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])]
-        self.last = None, None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def draw(self, i: int):
-        if self.last[0] != i:  # image(i) and target(i) are one drawing
-            self.last = i, scenes.draw_scene(self.seed, self.split, i, self.size)
-        return self.last[1]
-
-    def image(self, i: int) -> np.ndarray:
-        return self.draw(i)[0].transpose(2, 0, 1)
-
-    def target(self, i: int):
-        return {"segmentation": self.draw(i)[1], "classification": int(self.draw(i)[2])}.get(self.task)
-
-
-@dataclass
-class Source:
-    """A data set found, not yet decoded. `classes`: labels' names | masks' classes, None while only masks can tell."""
-    name: str
-    root: str
-    size: tuple[int, int] | None
-    splits: dict[str, Samples | Scenes] = field(default_factory=dict)
-    classes: Classes | list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-    assignment: dict[str, list[str]] | None = None
+CACHE_VERSION = 4  # part of the caches' names: raise it when the arrays' form or content changes
+TARGETS = {"segmentation": "|u1", "classification": "<i8"}  # types; colorization has no targets
+JOB = 32  # samples that a worker process decodes at a time
+# A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 @dataclass
 class Split:
-    """One split, decoded. `images`: uint8 (N, 3, H, W), memory-mapped and read-only (or a `LazyArray`).
+    """One split, decoded. `images`: uint8 (N, 3, H, W), memory-mapped and read-only.
 
     `targets`: uint8 masks (N, H, W) with 255 void | int64 labels (N,) | None for colorization. `names`: unique,
     relative to the data set, without suffix where that stays unique.
@@ -94,99 +64,55 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Tells whether a split holds the same pictures as before, by their names."""
+        """Tells whether a split holds the same images as before, by their names."""
         return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-class LazyArray:
-    """Stands in for an array where the cache has no room: get(i) decodes element i at every access, to the same bytes.
-
-    Has `len`, `shape`, `dtype`, and `x[i]` for an integer, a slice or an array of integers.
-    """
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, get, shape: tuple[int, ...]):
-        self.get, self.shape = get, shape
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index) -> np.ndarray:
-        if isinstance(index, (int, np.integer)):
-            return self.get(range(len(self))[index])
-        indices = range(len(self))[index] if isinstance(index, slice) else np.asarray(index, np.int64)
-        return np.stack([self[i] for i in indices]) if len(indices) else np.empty((0, *self.shape[1:]), np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------- work on all cores
 
-# A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-_state = None  # what this worker process works on: sent once a worker, not once a job
-
-
 def usable_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start_worker(state) -> None:
-    global _state
-    _state = state
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+class Jobs(Dataset):
+    """Item (split, start, end) -> (split, {i: sample i, decoded}, messages about samples that cannot be used)."""
 
-    def follow_parent():  # a parent that was killed stops nobody
+    def __init__(self, splits: dict):
+        self.splits = splits
+
+    def __getitem__(self, job):
+        split, start, end = job
+        decoded, problems = {}, []
+        for i in range(start, end):
+            try:
+                decoded[i] = self.splits[split].decode(i)
+            except InputError as error:
+                problems.append(str(error))
+        return split, decoded, problems
+
+
+def follow_parent(worker=None) -> None:
+    """Make a worker process end when its parent ends or is killed. Ctrl-C reaches both; it is left to the parent."""
+    def follow():
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=follow_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=follow, daemon=True).start()
 
 
-def run_job(function, job):
-    return function(_state, *job)
-
-
-def _in_order(pool, function, jobs, ahead: int):
-    """Yield the jobs' results; at most `ahead` are made before they are asked for, or a slow disk would fill memory."""
-    pending = deque()
-    for job in jobs:
-        pending.append(pool.submit(run_job, function, job))
-        if len(pending) == ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-def parallel(function, splits: dict, label: str):
-    """Yield (split, start, function(splits, split, start, end)) for runs of samples, in order, made on all cores."""
-    jobs = [(split, start, min(start + 32, len(samples)))
-            for split, samples in splits.items() for start in range(0, len(samples), 32)]
-    pool, results = None, (function(splits, *job) for job in jobs)
-    if len(jobs) >= 4:  # fewer are not worth a process
-        context = multiprocessing.get_context(START_METHOD)
-        workers = min(usable_cores(), len(jobs))
-        pool = ProcessPoolExecutor(workers, context, start_worker, (splits,))
-        results = _in_order(pool, function, jobs, ahead=4 * workers)
-    try:
-        with tqdm(total=sum(map(len, splits.values())), unit="img", desc=label, disable=None) as bar:
-            for (split, start, end), result in zip(jobs, results):
-                bar.update(end - start)
-                yield split, start, result
-    except BrokenProcessPool:
-        raise InputError(f"{label}: a worker process was killed, likely for want of memory; close other programs and "
-                         "run it again") from None
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode(splits, split: str, start: int, end: int):
-    """Images uint8 (n, 3, H, W), targets (n, ...) or None, and bool (n,), whether the picture is grey."""
-    samples = splits[split]
-    images, targets = zip(*((samples.image(i), samples.target(i)) for i in range(start, end)))
-    images = np.stack(images)
-    grey = np.ptp(images, axis=1).max((1, 2)) <= 2
-    return images, None if targets[0] is None else np.stack(targets), grey
+def decode_jobs(splits: dict) -> DataLoader:
+    """What `Jobs` gives for all samples, in order, from as many worker processes as there are cores."""
+    jobs = [(split, start, min(start + JOB, len(samples)))
+            for split, samples in splits.items() for start in range(0, len(samples), JOB)]
+    workers = min(usable_cores(), len(jobs)) if len(jobs) >= 4 else 0  # fewer jobs are not worth a process
+    return DataLoader(Jobs(splits), sampler=jobs, batch_size=None, num_workers=workers,
+                      prefetch_factor=4 if workers else None, worker_init_fn=follow_parent,
+                      multiprocessing_context=START_METHOD if workers else None,
+                      collate_fn=tuple,  # leaves the arrays as they are: tensors would need shared memory
+                      generator=torch.Generator())  # leaves torch's own random numbers alone
 
 
 # ---------------------------------------------------------------------------------------------------------- the cache
@@ -208,70 +134,148 @@ def cache_key(source: Source, task: str, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_cache(source: Source, task: str, folder: str) -> None:
-    """Decode everything into `folder`, which appears when it is whole, in place of a damaged one.
+@dataclass
+class Findings:
+    """What is seen of the samples while they are decoded.
 
-    Raises OSError where it cannot be written.
+    facts: short texts, counted. grey: names of greyscale images. counts: split -> int64 (256,), pixels of each value in
+    the masks. examples: value -> path of the first mask that holds it, while no classes are known.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    facts: Counter = field(default_factory=Counter)
+    grey: list[str] = field(default_factory=list)
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    examples: dict[int, str] = field(default_factory=dict)
+
+    def add(self, split: str, samples: Samples | Scenes, i: int, sample: Decoded) -> None:
+        """Take note of sample i of a split."""
+        self.facts.update(sample.facts)
+        if GREY in sample.facts:
+            self.grey.append(samples.names[i])
+        if sample.counts is not None:
+            self.counts[split] = self.counts.get(split, 0) + sample.counts
+            if samples.masked and samples.classes is None:
+                for value in np.flatnonzero(sample.counts).tolist():
+                    self.examples.setdefault(value, samples.targets[i])
+
+
+def write_cache(source: Source, task: str, folder: str, problems: list[str] | None = None) -> dict:
+    """Decode everything into `folder`, which appears when it is whole, in place of a damaged one. Returns its metadata.
+
+    problems: a list that takes the message of every sample that cannot be used. Unless it is empty in the end, nothing
+    is kept. Without a list, the first such message is raised as InputError. A full disk and a folder that cannot be
+    written are always raised as InputError.
+    """
+    parent, name = os.path.split(folder)
     pixels = source.size[0] * source.size[1]
     needed = sum(map(len, source.splits.values())) * pixels * (4 if task == "segmentation" else 3)
-    temporary = temporary_name(folder)
-    free = shutil.disk_usage(os.path.dirname(folder)).free
-    if needed > 0.95 * free:
-        raise OSError(f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-    kinds = {"images": ("|u1", (3, *source.size))}
-    if task != "colorization":
-        kinds["targets"] = ("|u1", source.size) if task == "segmentation" else ("<i8", ())
-    grey, names = [], {split: samples.names for split, samples in source.splits.items()}
-    os.mkdir(temporary)
     try:
-        with contextlib.ExitStack() as stack:
-            files = {(split, part): stack.enter_context(open(os.path.join(temporary, f"{split}.{part}.npy"), "wb"))
-                     for split in names for part in kinds}
-            for (split, part), file in files.items():
-                kind, shape = kinds[part]
-                np.lib.format.write_array_header_1_0(
-                    file, {"descr": kind, "fortran_order": False, "shape": (len(names[split]), *shape)})
-            for split, start, (*parts, is_grey) in parallel(_decode, source.splits, f"preparing {source.name}"):
-                for part, values in zip(kinds, parts):
-                    # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
-                    files[split, part].write(values.astype(kinds[part][0]).tobytes())
-                grey += [names[split][start + i] for i in np.flatnonzero(is_grey)]
-        if task == "colorization" and grey:
-            source.notes.append(f"{len(grey)} greyscale pictures, which teach grey: {some(grey)}")
-        about = {"notes": source.notes, "names": names}
-        about |= zip(("classes", "colors", "ids"), scored_classes(source.classes))
-        with open(os.path.join(temporary, "about.json"), "w", encoding="utf-8") as file:
-            json.dump(about, file)
-        os.rename(temporary, folder)
-    except OSError:
-        if not os.path.isdir(folder):  # else another process was first, with the same arrays
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(parent, exist_ok=True)
+        if needed > 0.95 * (free := shutil.disk_usage(parent).free):
+            raise OSError(f"only {free:,} bytes are free")
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f"{name}.", suffix=".tmp") as temporary:
+            whole = os.path.join(temporary, "whole")
+            os.mkdir(whole)
+            metadata = decode_into(whole, source, task, stop if problems is None else problems.append)
+            if not problems:
+                rename_unless_there(whole, folder)
+            return metadata
+    except OSError as error:
+        reason = show(error.strerror or str(error))
+        raise InputError(f"{show(parent)}: the cache needs {needed:,} bytes there ({reason}); make room or give "
+                         "another --data-dir") from error
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"preparing {source.name}: a worker process was killed, likely for want of memory; close "
+                         "other programs and run it again") from None
+
+
+def rename_unless_there(whole: str, folder: str) -> None:
+    """Give a finished cache its name. Another process may have been first, with the same arrays: then do nothing."""
+    try:
+        os.rename(whole, folder)
+    except OSError:
+        if not os.path.isdir(folder):
+            raise
+
+
+def decode_into(folder: str, source: Source, task: str, on_error) -> dict:
+    """Decode all samples into arrays in `folder`, and write its metadata.json, which is returned.
+
+    on_error: takes the message of each mistake.
+    """
+    findings = Findings()
+    with contextlib.ExitStack() as stack:
+        files = open_arrays(folder, source, task, stack)
+        bar = stack.enter_context(tqdm(total=sum(map(len, source.splits.values())), unit="img", disable=None,
+                                       desc=f"preparing {source.name}"))
+        for split, decoded, problems in decode_jobs(source.splits):
+            for problem in problems:
+                on_error(problem)
+            for i, sample in decoded.items():
+                # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
+                files[split, "images"].write(sample.image.tobytes())
+                if task in TARGETS:
+                    files[split, "targets"].write(np.asarray(sample.target, TARGETS[task]).tobytes())
+                findings.add(split, source.splits[split], i, sample)
+            bar.update(len(decoded) + len(problems))
+    if findings.examples:
+        settle_classes(folder, source, findings, on_error)
+    if findings.grey:
+        source.notes.append(f"{len(findings.grey)} greyscale images, which teach grey: {some(findings.grey)}")
+    names, colors, ids = scored_classes(source.classes)
+    pixels = {split: [*counts[:len(names)].tolist(), int(counts[VOID])] for split, counts in findings.counts.items()}
+    metadata = {"names": {split: samples.names for split, samples in source.splits.items()}, "notes": source.notes,
+                "classes": names, "colors": colors, "ids": ids, "pixels": pixels,
+                "facts": findings.facts.most_common(12)}
+    with open(os.path.join(folder, "metadata.json"), "w", encoding="utf-8") as file:
+        json.dump(metadata, file)
+    return metadata
+
+
+def open_arrays(folder: str, source: Source, task: str, stack: contextlib.ExitStack) -> dict:
+    """A file for each array, by (split, "images" | "targets"), with numpy's header, to which the values are written."""
+    forms = {"images": ("|u1", (3, *source.size))}
+    if task in TARGETS:
+        forms["targets"] = (TARGETS[task], source.size if task == "segmentation" else ())
+    files = {}
+    for split, samples in source.splits.items():
+        for part, (kind, shape) in forms.items():
+            file = files[split, part] = stack.enter_context(open(os.path.join(folder, f"{split}.{part}.npy"), "wb"))
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": kind, "fortran_order": False, "shape": (len(samples), *shape)})
+    return files
+
+
+def settle_classes(folder: str, source: Source, findings: Findings, on_error) -> None:
+    """Where no classes.csv says what the masks hold, the values found in them do: turn those into class indices."""
+    presence = np.eye(256, dtype=bool)[list(findings.examples)]
+    try:
+        source.classes, note = infer_classes(presence, list(findings.examples.values()))
+    except InputError as error:
+        return on_error(str(error))
+    source.notes.append(note)
+    table, _ = look_up(np.arange(256, dtype=np.uint8)[None], source.classes)
+    for split, counts in findings.counts.items():
+        findings.counts[split] = np.bincount(table[0], counts, 256).astype(np.int64)
+        with open(os.path.join(folder, f"{split}.targets.npy"), "r+b") as file:
+            np.lib.format.read_magic(file), np.lib.format.read_array_header_1_0(file)
+            while block := file.read(1 << 24):
+                file.seek(-len(block), os.SEEK_CUR)
+                file.write(block.translate(table.tobytes()))
 
 
 def read_cache(folder: str, task: str) -> tuple[dict, dict[str, Split]] | None:
-    """A cache's about.json and its splits, memory-mapped; None where it is absent or damaged."""
+    """A cache's metadata and its splits, memory-mapped; None where it is absent or damaged."""
     def array(split, part):
         return np.load(os.path.join(folder, f"{split}.{part}.npy"), mmap_mode="r")
 
     try:
-        with open(os.path.join(folder, "about.json"), encoding="utf-8") as file:
-            about = json.load(file)
-        return about, {split: Split(array(split, "images"), None if task == "colorization" else array(split, "targets"),
-                                    names) for split, names in about["names"].items()}
+        with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
+            metadata = json.load(file)
+        return metadata, {split: Split(array(split, "images"),
+                                       array(split, "targets") if task in TARGETS else None, names)
+                          for split, names in metadata["names"].items()}
     except (OSError, ValueError, KeyError, EOFError):  # EOFError: an array's file is empty
         return None
-
-
-def lazy_split(samples: Samples | Scenes, task: str) -> Split:
-    """A split that decodes as it is read."""
-    targets = None
-    if task == "segmentation":
-        targets = LazyArray(samples.target, (len(samples), *samples.size))
-    elif task == "classification":
-        targets = np.array([samples.target(i) for i in range(len(samples))], np.int64)
-    return Split(LazyArray(samples.image, (len(samples), 3, *samples.size)), targets, samples.names)
-

@@ -48,7 +48,7 @@ def _matmul(matrix, channels):
 
 
 def ciede2000(lab1, lab2):
-    """Perceived difference of two pictures in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable.
+    """Perceived difference of two images in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable.
 
     Sharma, Wu, Dalal 2005, "The CIEDE2000 color-difference formula". A metric, not a loss: it is not differentiable
     where the colours are equal or grey.
@@ -83,15 +83,15 @@ def ciede2000(lab1, lab2):
 
 
 def psnr(prediction, truth):
-    """Peak signal-to-noise ratio in dB of pictures (B, C, H, W) in 0..1: (B,). Infinite where they are equal."""
+    """Peak signal-to-noise ratio in dB of images (B, C, H, W) in 0..1: (B,). Infinite where they are equal."""
     return -10 * (prediction.float() - truth.float()).square().mean((1, 2, 3)).log10()
 
 
 def ssim(prediction, truth):
-    """Structural similarity of pictures (B, C, H, W) in 0..1, H and W at least 11: (B,), 1 where they are equal.
+    """Structural similarity of images (B, C, H, W) in 0..1, H and W at least 11: (B,), 1 where they are equal.
 
     Wang, Bovik, Sheikh, Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5, a channel at a time; only windows
-    that lie inside the picture count.
+    that lie inside the image count.
     """
     x, y = prediction.float(), truth.float()
     mean_x, mean_y, xx, yy, xy = (_blur(v) for v in (x, y, x * x, y * y, x * y))
@@ -103,7 +103,7 @@ def ssim(prediction, truth):
 
 
 def _blur(image, radius=5, sigma=1.5):
-    """Gaussian blur without padding. A sum of shifted pictures: as a convolution it would run in TF32 or bf16, too
+    """Gaussian blur without padding. A sum of shifted images: as a convolution it would run in TF32 or bf16, too
     coarse for the variances that ssim takes as differences of its results."""
     taps = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
     for axis in (2, 3):
@@ -113,7 +113,7 @@ def _blur(image, radius=5, sigma=1.5):
 
 
 def colorfulness(rgb):
-    """Colourfulness of pictures (B, 3, H, W) in 0..1: (B,), on the paper's scale, from 0 (grey) to 109 (extremely).
+    """Colourfulness of images (B, 3, H, W) in 0..1: (B,), on the paper's scale, from 0 (grey) to 109 (extremely).
 
     Hasler, Süsstrunk 2003, "Measuring colourfulness in natural images", the metric M(3).
     """
@@ -124,7 +124,7 @@ def colorfulness(rgb):
 
 
 def gradient_energy(rgb):
-    """Mean squared gradient of the luma (Rec. 601) of pictures (B, 3, H, W): (B,). A blurred picture has little."""
+    """Mean squared gradient of the luma (Rec. 601) of images (B, 3, H, W): (B,). A blurred image has little."""
     red, green, blue = rgb.float().unbind(1)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return sum(luma.diff(dim=axis).square().mean((1, 2)) for axis in (1, 2))

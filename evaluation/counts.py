@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data import color
-from data.images import NO_CLASS
+from data.masks import NO_CLASS
 from evaluation import as_batch
 from evaluation.colorization import color_metrics
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores

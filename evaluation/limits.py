@@ -13,7 +13,7 @@ from collections import deque
 from multiprocessing import connection, get_context
 
 from data import InputError
-from data.cache import START_METHOD, start_worker
+from data.cache import START_METHOD, follow_parent
 
 try:
     import resource
@@ -88,7 +88,7 @@ def _run_side_by_side(function, jobs, seconds, memory, processes, method):
 
 def _work(writer, function, job, memory):
     """What a submission's process does."""
-    start_worker(None)
+    follow_parent()
     limit_memory(memory)
     warnings.simplefilter("ignore")  # what libraries think of a stranger's file is no news for a terminal
     try:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data import InputError, sources
-from data.images import NO_CLASS, by_palette, composed, look_up, read_image, show, stop
+from data import InputError, folders
+from data.images import composed, read_image, show, stop
+from data.masks import NO_CLASS, by_palette, look_up
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
 from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
@@ -30,7 +31,7 @@ from training.checkpoint import Predictor, for_inference, load_run
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF",
            ".tiff": "TIFF", ".webp": "WEBP"}
-SUFFIXES = (*sources.MASK_SUFFIXES, "_pred")
+SUFFIXES = (*folders.MASK_SUFFIXES, "_pred")
 TROUBLES = ("missing", "misnamed", "extra", "wrong size", "unreadable", "out of range", "refused")
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data import InputError, sources
-from data.images import Classes, composed, decode_mask, infer_classes, read_classes, read_image, scored_classes, show
+from data import InputError, folders
+from data.images import composed, read_image, show
+from data.masks import Classes, decode_mask, infer_classes, read_classes, scored_classes
 from evaluation.counts import bootstrap_samples
 
 METRICS = {  # the first of each is the main one: it ranks, and it chooses the worst images
@@ -70,12 +71,12 @@ def read_truth(folder, task):
     root, raw, colors = os.path.abspath(folder), None, []
     if not os.path.isdir(root):
         raise InputError(f"--truth {show(folder)}: no such folder")
-    if inner := [split for split in sources.SPLITS if os.path.isdir(os.path.join(root, split))]:
+    if inner := [split for split in folders.SPLITS if os.path.isdir(os.path.join(root, split))]:
         raise InputError(f"--truth {show(folder)}: it holds splits; give one: {show(os.path.join(folder, inner[-1]))}")
     if task == "classification":
-        splits, classes = sources.find_classification(root, [])
+        splits, classes = folders.find_classification(root, [])
     else:
-        find = sources.find_segmentation if task == "segmentation" else sources.find_pictures
+        find = folders.find_segmentation if task == "segmentation" else folders.find_pictures
         splits, classes = find(root, []), []
     split, = splits.values()
     targets = split.targets

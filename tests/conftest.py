@@ -13,7 +13,7 @@ from PIL import Image  # noqa: E402
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/benchmarks")]
 
-from data.images import VOID  # noqa: E402
+from data.masks import VOID  # noqa: E402
 
 
 @pytest.fixture

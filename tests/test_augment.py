@@ -2,7 +2,7 @@
 import torch
 
 from data.augment import DRAWS, augment
-from data.images import VOID
+from data.masks import VOID
 
 EVERYTHING = dict(flip=0.5, rotate=20, scale=(0.6, 1.7), shift=0.1, color=0.4)
 

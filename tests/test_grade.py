@@ -22,7 +22,7 @@ from sklearn.metrics import confusion_matrix
 import evaluate
 import utils
 from data import InputError
-from data.images import NO_CLASS, VOID
+from data.masks import NO_CLASS, VOID
 from evaluation import grading, limits
 from evaluation.counts import segmentation_metrics, segmentation_row
 from models import build_network
@@ -445,5 +445,5 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch):
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     args = ["grade", "colorization", "--truth", str(tmp_path), "--out", str(tmp_path / "out"), str(tmp_path / "nobody")]
-    with pytest.raises((InputError, OSError), match="no pictures"):
+    with pytest.raises((InputError, OSError), match="no images"):
         grading.grade(evaluate.get_args_parser().parse_args(args))

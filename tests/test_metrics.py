@@ -9,7 +9,7 @@ import torchmetrics
 from conftest import make_masks
 from scipy import ndimage
 
-from data.images import VOID
+from data.masks import VOID
 from train_segmentation import segmentation_loss
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 

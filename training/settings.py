@@ -6,7 +6,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -97,8 +96,7 @@ def fill_in(args, data, recipes, best_on, out, **known):
     settings = argparse.Namespace(**vars(args) | recipe | given | known | {"size": data.size})
     settings.out = settings.out or out.format(**vars(settings))
     if settings.workers is None:
-        cached = isinstance(data.splits["train"].images, np.ndarray)
-        needless = cached and (START_METHOD != "fork" or not torch.cuda.is_available())
+        needless = START_METHOD != "fork" or not torch.cuda.is_available()
         settings.workers = 0 if needless else min(4, usable_cores())
     for note in data.notes:
         log(note)

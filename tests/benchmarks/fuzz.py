@@ -36,7 +36,8 @@ import evaluate  # noqa: E402
 import train_segmentation  # noqa: E402
 from data import InputError  # noqa: E402
 from data.cache import Split  # noqa: E402
-from data.images import decode_mask, read_classes, read_image, read_mask  # noqa: E402
+from data.images import read_image  # noqa: E402
+from data.masks import decode_mask, read_classes, read_mask  # noqa: E402
 from evaluation import grading  # noqa: E402
 from evaluation.classification import predict_classification  # noqa: E402
 from evaluation.colorization import predict_colorization, run_without_skips  # noqa: E402

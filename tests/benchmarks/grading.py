@@ -21,7 +21,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data import images  # noqa: E402
+from data.images import list_images  # noqa: E402
+from data.masks import read_classes, read_mask  # noqa: E402
 
 
 class Hostile:
@@ -107,8 +108,8 @@ def main():
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--keep", type=Path, help="where to leave the grades (default: nowhere)")
     args = parser.parse_args()
-    classes = images.read_classes(args.truth)
-    masks = {Path(path).stem: images.read_mask(path) for path in images.list_images(args.truth / "masks").values()}
+    classes = read_classes(args.truth)
+    masks = {Path(path).stem: read_mask(path) for path in list_images(args.truth / "masks").values()}
     with tempfile.TemporaryDirectory() as folder:
         submissions, out = Path(folder, "submissions"), args.keep or Path(folder, "grades")
         submissions.mkdir()

@@ -46,7 +46,7 @@ import evaluate  # noqa: E402
 import train_classifier  # noqa: E402
 import train_segmentation  # noqa: E402
 from data.augment import augment  # noqa: E402
-from data.images import VOID  # noqa: E402
+from data.masks import VOID  # noqa: E402
 from data.sources import find_source, open_data  # noqa: E402
 from evaluation.segmentation import score_segmentation  # noqa: E402
 from models import build_network, count_gflops  # noqa: E402
