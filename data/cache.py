@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data import InputError
-from data.images import show, some, stop
+from data.images import first_few, printable, stop
 from data.masks import VOID, infer_classes, look_up, scored_classes
 from data.samples import GREY, Decoded, Samples, Scenes, Source
 
@@ -129,7 +129,7 @@ def cache_key(source: Source, task: str, seed: int) -> str:
         try:
             stats = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in samples.files]
         except OSError as error:
-            raise InputError(f"{show(error.filename)}: {error.strerror}; put the file there") from error
+            raise InputError(f"{printable(error.filename)}: {error.strerror}; put the file there") from error
         digest.update(repr(stats).encode())
     return digest.hexdigest()[:16]
 
@@ -181,8 +181,8 @@ def write_cache(source: Source, task: str, folder: str, problems: list[str] | No
                 rename_unless_there(whole, folder)
             return metadata
     except OSError as error:
-        reason = show(error.strerror or str(error))
-        raise InputError(f"{show(parent)}: the cache needs {needed:,} bytes there ({reason}); make room or give "
+        reason = printable(error.strerror or str(error))
+        raise InputError(f"{printable(parent)}: the cache needs {needed:,} bytes there ({reason}); make room or give "
                          "another --data-dir") from error
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
@@ -223,7 +223,7 @@ def decode_into(folder: str, source: Source, task: str, on_error) -> dict:
     if findings.examples:
         settle_classes(folder, source, findings, on_error)
     if findings.grey:
-        source.notes.append(f"{len(findings.grey)} greyscale images, which teach grey: {some(findings.grey)}")
+        source.notes.append(f"{len(findings.grey)} greyscale images, which teach grey: {first_few(findings.grey)}")
     names, colors, ids = scored_classes(source.classes)
     pixels = {split: [*counts[:len(names)].tolist(), int(counts[VOID])] for split, counts in findings.counts.items()}
     metadata = {"names": {split: samples.names for split, samples in source.splits.items()}, "notes": source.notes,

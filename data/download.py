@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from data import InputError
-from data.images import list_images, show
+from data.images import list_images, printable
 from data.masks import VOID, Classes, palette
 from data.samples import Samples
 
@@ -41,9 +41,9 @@ def fetch_camvid(root: str, classes: Classes) -> None:
                 csv.writer(file, lineterminator="\n").writerows([("id", "name", "r", "g", "b"), *rows])
             os.rename(found[0], root)
     except Exception as error:  # whatever a server sends, and a damaged archive raises
-        raise InputError(f"{show(root)}: CamVid is not there and could not be fetched ({show(str(error))}); run it "
-                         "again, or put its folders train, trainannot, val, valannot, test, testannot there by hand"
-                         ) from error
+        raise InputError(f"{printable(root)}: CamVid is not there and could not be fetched ({printable(str(error))}); "
+                         "run it again, or put its folders train, trainannot, val, valannot, test, testannot there by "
+                         "hand") from error
 
 
 # name -> the class, the options of our splits, what to do where files are missing. VOC and Cityscapes withhold the
@@ -75,7 +75,8 @@ def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples
             os.rename(f"{root}.part", root)
         found = {split: make(root, **options) for split, options in parts.items()}
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
-        raise InputError(f"{show(root)}: {name} is incomplete or absent ({show(str(error))}); {remedy}") from error
+        raise InputError(f"{printable(root)}: {name} is incomplete or absent ({printable(str(error))}); {remedy}"
+                         ) from error
     splits = {split: torchvision_samples(name, dataset, split, task) for split, dataset in found.items()}
     return splits, found["train"].classes if task == "classification" else torchvision_classes(name)
 

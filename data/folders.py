@@ -11,7 +11,7 @@ import re
 from collections import Counter
 
 from data import InputError
-from data.images import composed, image_size, is_image, list_images, show, some, stop
+from data.images import first_few, image_size, is_image, list_images, nfc, printable, stop
 from data.samples import Samples, Source
 
 SPLITS = ("train", "val", "test")
@@ -37,8 +37,8 @@ def split_folders(root: str) -> dict[str, str]:
     rest = Counter(SPLIT_WORD.sub("", name.lower(), count=1) for name in similar)
     # toy_train, or test_tube beside train_station, may be classes; seg_train beside seg_test are splits.
     if equal or not found and max(rest.values(), default=0) > 1:
-        raise InputError(f"{show(os.path.join(root, (equal or similar)[0]))}: splits are called train, val and test; "
-                         "rename it, with its classes or images right inside")
+        raise InputError(f"{printable(os.path.join(root, (equal or similar)[0]))}: splits are called train, val and "
+                         "test; rename it, with its classes or images right inside")
     return found or {"train": root}
 
 
@@ -53,7 +53,7 @@ def find_segmentation(root: str, notes: list[str], on_error=stop) -> dict[str, S
             images, masks = os.path.join(place, "images"), os.path.join(place, "masks")
         for folder in (images, masks):
             if not os.path.isdir(folder):
-                raise InputError(f"{show(folder)}: no such folder; a folder for segmentation holds "
+                raise InputError(f"{printable(folder)}: no such folder; a folder for segmentation holds "
                                  f"{FOLDER_LAYOUTS['segmentation']}")
         splits[split] = pair(images, masks, notes, on_error)
     return splits
@@ -62,15 +62,15 @@ def find_segmentation(root: str, notes: list[str], on_error=stop) -> dict[str, S
 def pair(images: str, masks: str, notes: list[str], on_error) -> Samples:
     """The images of one folder with the masks of another. A mask may have its image's name and a usual suffix."""
     found, pairs = list_images(images, on_error, notes=notes), {}
-    left = {composed(name): path for name, path in list_images(masks, on_error, notes=notes).items()}
+    left = {nfc(name): path for name, path in list_images(masks, on_error, notes=notes).items()}
     for name, path in found.items():
-        mask = next((key for suffix in MASK_SUFFIXES if (key := composed(name + suffix)) in left), None)
+        mask = next((key for suffix in MASK_SUFFIXES if (key := nfc(name + suffix)) in left), None)
         if mask is None:
-            on_error(f"{show(path)}: no mask of that name in {show(masks)}; add it or remove the image")
+            on_error(f"{printable(path)}: no mask of that name in {printable(masks)}; add it or remove the image")
         else:
             pairs[name] = left.pop(mask)
     if left:
-        notes.append(f"{show(masks)}: {len(left)} masks without an image are left out: {some(left)}")
+        notes.append(f"{printable(masks)}: {len(left)} masks without an image are left out: {first_few(left)}")
     return Samples(list(pairs), [found[name] for name in pairs], list(pairs.values()))
 
 
@@ -82,18 +82,20 @@ def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dic
         entries = sorted((entry for entry in os.scandir(place) if entry.name[0] != "."), key=lambda entry: entry.name)
         names[split] = [entry.name for entry in entries if entry.is_dir() and entry.name != "__MACOSX"]
         if loose := [entry.name for entry in entries if is_image(entry.name) and not entry.is_dir()]:
-            notes.append(f"{show(place)}: {len(loose)} images in no class's folder are left out: {some(loose)}")
+            notes.append(f"{printable(place)}: {len(loose)} images in no class's folder are left out: "
+                         f"{first_few(loose)}")
     first, classes = next(iter(names.items()))
     if strange := [name for name in classes if not name.isprintable()]:
-        raise InputError(f"{show(os.path.join(places[first], strange[0]))}: rename this class with plain characters")
+        raise InputError(f"{printable(os.path.join(places[first], strange[0]))}: rename this class with plain "
+                         "characters")
     if len(classes) < 2 or "images" in classes:
-        raise InputError(f"{show(places[first])}: its folders are no classes ({some(classes) or 'none'}); a folder for "
-                         f"classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
+        raise InputError(f"{printable(places[first])}: its folders are no classes ({first_few(classes) or 'none'}); a "
+                         f"folder for classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
     splits = {split: Samples([], [], []) for split in places}
     for split, samples in splits.items():
         for name in sorted(set(names[split]) ^ set(classes)):
-            on_error(f"{show(os.path.join(root, split, name))}: this class is not in both {first} and {split}; add "
-                     f"images to the one that lacks it, or remove {split}, to have it held out of train")
+            on_error(f"{printable(os.path.join(root, split, name))}: this class is not in both {first} and {split}; "
+                     f"add images to the one that lacks it, or remove {split}, to have it held out of train")
         for label, name in enumerate(classes):
             if name in names[split]:
                 found = list_images(os.path.join(places[split], name), on_error, notes=notes)
@@ -103,7 +105,7 @@ def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dic
     return splits, classes
 
 
-def find_pictures(root: str, notes: list[str], on_error=stop) -> dict[str, Samples]:
+def find_images(root: str, notes: list[str], on_error=stop) -> dict[str, Samples]:
     """All the images of a folder or of its splits, for colorization. Masks are left out."""
     splits = {}
     for split, place in split_folders(root).items():
@@ -130,8 +132,9 @@ def hold_out(source: Source, seed: int) -> None:
     for group in groups.values():
         count = max(1, round(len(group) / 10))
         if len(group) <= count * len(missing):
-            raise InputError(f"{show(source.root)}: {len(group)} image(s), such as {show(train.names[group[0]])}, "
-                             f"are too few to hold {' and '.join(missing)} out of; add images, or folders for them")
+            raise InputError(f"{printable(source.root)}: {len(group)} image(s), such as "
+                             f"{printable(train.names[group[0]])}, are too few to hold {' and '.join(missing)} out "
+                             "of; add images, or folders for them")
         for split in missing:
             chosen[split] += group[:count]
             del group[:count]
@@ -149,8 +152,8 @@ def refuse_inner_splits(root: str, names: list[str]) -> None:
     inside = sorted({os.path.basename(folder) for folder in folders} & set(SPLITS))
     beside = Counter(os.path.dirname(folder) for folder in folders if os.path.basename(folder) in SPLITS)
     if max(beside.values(), default=0) > 1:
-        raise InputError(f"{show(root)}: folders called {' and '.join(inside)} lie deeper inside and would be mixed; "
-                         "put train, val and test at the top, each with what is inside them now")
+        raise InputError(f"{printable(root)}: folders called {' and '.join(inside)} lie deeper inside and would be "
+                         "mixed; put train, val and test at the top, each with what is inside them now")
 
 
 def usual_size(source: Source) -> tuple[int, int]:
@@ -161,7 +164,7 @@ def usual_size(source: Source) -> tuple[int, int]:
         with contextlib.suppress(InputError):  # reported when the image is decoded
             sizes[image_size(path)] += 1
     if not sizes:
-        raise InputError(f"{show(source.root)}: not one image that can be read; put some there")
+        raise InputError(f"{printable(source.root)}: not one image that can be read; put some there")
     common = sizes.most_common(1)[0][0]
     scale = min(1, 512 / max(common))
     size = tuple(max(1, round(side * scale)) for side in common)

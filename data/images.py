@@ -21,18 +21,18 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # an i
 NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv")  # files that are no images
 
 
-def show(path) -> str:
+def printable(path) -> str:
     """A path or name for a message. The message stays on one line, whatever the name holds."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path))
 
 
-def some(names) -> str:
+def first_few(names) -> str:
     """The first five of many names, for one line."""
     names = list(names)
-    return ", ".join(map(show, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """The name in Unicode's form NFC: each accented letter is one character. A Mac writes two."""
     return unicodedata.normalize("NFC", name)
 
@@ -64,7 +64,7 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
     top, images, left_out = os.path.realpath(folder), [], []
 
     def unreadable(error: OSError):
-        on_error(f"{show(error.filename)}: {error.strerror}; put the images there")
+        on_error(f"{printable(error.filename)}: {error.strerror}; put the images there")
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)]
@@ -76,20 +76,21 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
             if name[0] == "." or name in skip:
                 continue
             if is_link and not os.path.realpath(path).startswith(top + os.sep):
-                on_error(f"{show(path)}: a link that leads out of the folder; put the file itself there")
+                on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
             elif is_image(name) and (not is_link or os.path.isfile(path)):
                 images.append(inside + name)
             elif name not in NOT_WORTH_A_NOTE:
                 left_out.append(inside + name)
     if not images:
-        on_error(f"{show(folder)}: no images in this folder; put them there")
+        on_error(f"{printable(folder)}: no images in this folder; put them there")
     images, left_out = (sorted(names, key=lambda name: name.split("/")) for names in (images, left_out))
     stems = Counter(os.path.splitext(name)[0] for name in images)
     if notes is not None and left_out:
-        notes.append(f"{show(folder)}: {len(left_out)} files without an image's suffix are left out: {some(left_out)}")
+        notes.append(f"{printable(folder)}: {len(left_out)} files without an image's suffix are left out: "
+                     f"{first_few(left_out)}")
     if notes is not None and (twins := [stem for stem in stems if stems[stem] > 1]):
-        notes.append(f"{show(folder)}: {len(twins)} names stand for two images, as {show(twins[0])}; if those are "
-                     "the same, remove one, or it may be in train and in test")
+        notes.append(f"{printable(folder)}: {len(twins)} names stand for two images, as {printable(twins[0])}; if "
+                     "those are the same, remove one, or it may be in train and in test")
     return {stem if stems[stem := os.path.splitext(name)[0]] == 1 else name: os.path.join(folder, name)
             for name in images}
 
@@ -100,17 +101,18 @@ def open_image(path) -> Image.Image:
     """Open an image's header, or raise InputError."""
     if not os.path.isfile(path):  # a pipe or device would block for ever
         what = "a folder; name the images in it" if os.path.isdir(path) else "no such file; check the name"
-        raise InputError(f"{show(path)}: {what}")
+        raise InputError(f"{printable(path)}: {what}")
     try:
         with warnings.catch_warnings():  # between one and two times its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{show(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from None
+        raise InputError(f"{printable(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first"
+                         ) from None
     except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
-        raise InputError(f"{show(path)}: not an image that Pillow reads; replace or remove it") from error
+        raise InputError(f"{printable(path)}: not an image that Pillow reads; replace or remove it") from error
     if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
-        raise InputError(f"{show(path)}: an image without pixels (or EPS); replace or remove it")
+        raise InputError(f"{printable(path)}: an image without pixels (or EPS); replace or remove it")
     return image
 
 
@@ -123,7 +125,7 @@ def image_size(path) -> tuple[int, int]:
             exif = image.getexif() if image.format != "PNG" or has_exif else {}
             return (width, height) if exif.get(0x0112) in (5, 6, 7, 8) else (height, width)
         except Exception as error:
-            raise InputError(f"{show(path)}: damaged EXIF data; save the image again") from error
+            raise InputError(f"{printable(path)}: damaged EXIF data; save the image again") from error
 
 
 def load_image(path) -> Image.Image:
@@ -132,8 +134,8 @@ def load_image(path) -> Image.Image:
         try:
             return ImageOps.exif_transpose(image)  # loads it
         except Exception as error:
-            reason = show(str(error)) or type(error).__name__
-            raise InputError(f"{show(path)}: truncated or damaged ({reason}); replace or remove it") from error
+            reason = printable(str(error)) or type(error).__name__
+            raise InputError(f"{printable(path)}: truncated or damaged ({reason}); replace or remove it") from error
 
 
 def convert(image: Image.Image, mode: str, path) -> Image.Image:
@@ -141,7 +143,8 @@ def convert(image: Image.Image, mode: str, path) -> Image.Image:
     try:
         return image.convert(mode)
     except Exception as error:  # from LAB, for one, there is no way to RGB
-        raise InputError(f"{show(path)}: its mode {image.mode} is of no use here; save it as PNG or JPEG") from error
+        raise InputError(f"{printable(path)}: its mode {image.mode} is of no use here; save it as PNG or JPEG"
+                         ) from error
 
 
 def read_image(path) -> Image.Image:

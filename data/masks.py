@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data import InputError
-from data.images import convert, load_image, show
+from data.images import convert, load_image, printable
 
 VOID = 255  # pixels that are never scored, in every decoded mask
 NO_CLASS = 254  # marks, while a mask is decoded, a value that belongs to no class
@@ -72,7 +72,7 @@ def read_classes(folder) -> Classes | None:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return parse_classes([[cell.strip() for cell in row] for row in csv.reader(file) if any(row)])
     except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-        raise InputError(f"{show(path)}: {show(str(error))}; it should look like {CSV_EXAMPLE}") from error
+        raise InputError(f"{printable(path)}: {printable(str(error))}; it should look like {CSV_EXAMPLE}") from error
 
 
 def parse_classes(rows: list[list[str]]) -> Classes:
@@ -111,7 +111,8 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     """
     values = np.flatnonzero(presence.any(0)).tolist()
     if len(values) < 2:
-        raise InputError(f"{show(os.path.dirname(paths[0]))}: all masks hold the one value {values}; nothing to learn")
+        raise InputError(f"{printable(os.path.dirname(paths[0]))}: all masks hold the one value {values}; nothing to "
+                         "learn")
     if len(values) == 2 and values[0] == 0:
         colors = BLACK_AND_WHITE if values[1] == 255 else {}
         return (Classes({0: "background", values[1]: "foreground"}, colors, set()),
@@ -120,8 +121,9 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     if ids[-1] >= 64:
         worst = paths[int(np.argmax(presence[:, ids[-1]]))]
         listed = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        raise InputError(f"{show(worst)}: value {ids[-1]} among {len(values)} different ones ({listed}) is no plain "
-                         f"class id; save masks as PNG (never JPEG), or say what the values mean by {CSV_EXAMPLE}")
+        raise InputError(f"{printable(worst)}: value {ids[-1]} among {len(values)} different ones ({listed}) is no "
+                         "plain class id; save masks as PNG (never JPEG), or say what the values mean by "
+                         f"{CSV_EXAMPLE}")
     void = {VOID} & set(values)
     return (Classes({id: f"class {id}" for id in range(ids[-1] + 1)}, {}, void),
             f"masks: ids 0 to {ids[-1]}{', 255 void' if void else ''}, named by their numbers (no classes.csv)")
@@ -147,7 +149,7 @@ def raw_values(image: Image.Image, colors, path) -> np.ndarray:
     values = np.asarray(image)
     if values.dtype.kind in "biu" and 0 <= values.min() and values.max() <= 255:
         return values.astype(np.uint8)
-    raise InputError(f"{show(path)}: a mask holds ids from 0 to 255, this one ({image.mode}) goes from "
+    raise InputError(f"{printable(path)}: a mask holds ids from 0 to 255, this one ({image.mode}) goes from "
                      f"{values.min():g} to {values.max():g}; save it as 8-bit PNG")
 
 
@@ -177,7 +179,7 @@ def as_ids(raw: np.ndarray, path) -> np.ndarray:
     if raw.ndim == 2:
         return raw
     if (raw[..., :1] != raw[..., 1:]).any():
-        raise InputError(f"{show(path)}: a colour mask; say what its colours mean by {CSV_EXAMPLE}")
+        raise InputError(f"{printable(path)}: a colour mask; say what its colours mean by {CSV_EXAMPLE}")
     return raw[..., 0]
 
 
@@ -218,5 +220,6 @@ def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:
         values = np.unique(raw[unknown])
         listed = ", ".join(str(v) if raw.dtype == np.uint8 else str((v >> 16, v >> 8 & 255, v & 255))
                            for v in values[:5].tolist()) + (", ..." if len(values) > 5 else "")
-        raise InputError(f"{show(path)}: no class has the value {listed}; correct the mask or add a row to classes.csv")
+        raise InputError(f"{printable(path)}: no class has the value {listed}; correct the mask or add a row to "
+                         "classes.csv")
     return ids

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data import InputError, scenes, street
-from data.images import image_size, load_image, read_image, show
+from data.images import image_size, load_image, printable, read_image
 from data.masks import Classes, as_ids, decode_mask, raw_values
 
 GREY = "greyscale image"  # the fact that colorization is warned of
@@ -80,8 +80,8 @@ class Samples:
         path = self.targets[i]
         image = load_image(path)
         if (image.height, image.width) != size:
-            raise InputError(f"{show(path)}: height and width are {(image.height, image.width)}, but {size} for its "
-                             f"image {show(self.images[i])}; make them equal")
+            raise InputError(f"{printable(path)}: height and width are {(image.height, image.width)}, but {size} for "
+                             f"its image {printable(self.images[i])}; make them equal")
         raw = raw_values(image, self.classes and self.classes.colors, path)
         return decode_mask(raw, self.classes, path) if self.classes else as_ids(raw, path), image.mode
 

@@ -19,12 +19,12 @@ from data.folders import (
     FOLDER_LAYOUTS,
     SPLITS,
     find_classification,
-    find_pictures,
+    find_images,
     find_segmentation,
     hold_out,
     usual_size,
 )
-from data.images import show, stop
+from data.images import printable, stop
 from data.masks import Classes, read_classes
 from data.samples import Scenes, Source
 
@@ -71,7 +71,8 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     source = find_source(data, task, size, data_dir, seed)
     for split in splits:
         if split not in source.splits:
-            raise InputError(f"{show(source.root)}: no {split} split; a folder for {task} holds {FOLDER_LAYOUTS[task]}")
+            raise InputError(f"{printable(source.root)}: no {split} split; a folder for {task} holds "
+                             f"{FOLDER_LAYOUTS[task]}")
     metadata, opened = decode_source(source, task, data_dir, seed)
     return DataSet(source.name, task, source.size, metadata["classes"], list(map(tuple, metadata["colors"])),
                    metadata["ids"], {split: opened[split] for split in splits}, source.notes, source.assignment)
@@ -97,10 +98,10 @@ def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_d
             pixels = metadata["pixels"]
             total = sum(counts[index] for counts in pixels.values())
             told = ", ".join(f"{split} {counts[index] / max(1, sum(counts)):.2%}" for split, counts in pixels.items())
-            lines.append(f"class {index} {show(name)}: {total:,} pixels ({told})")
+            lines.append(f"class {index} {printable(name)}: {total:,} pixels ({told})")
         elif data != "scenes":
             told = ", ".join(f"{split} {samples.targets.count(index)}" for split, samples in source.splits.items())
-            lines.append(f"class {index} {show(name)}: {told}")
+            lines.append(f"class {index} {printable(name)}: {told}")
     return lines, problems
 
 
@@ -123,7 +124,7 @@ def decode_source(source: Source, task: str, data_dir: str, seed: int, problems=
 def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop) -> Source:
     """Find a named data set or a folder and its splits, and hold out those that are missing. Nothing is decoded yet."""
     if task not in FOLDER_LAYOUTS:
-        raise InputError(f"{show(str(task))}: no such task; choose one of {', '.join(FOLDER_LAYOUTS)}")
+        raise InputError(f"{printable(str(task))}: no such task; choose one of {', '.join(FOLDER_LAYOUTS)}")
     least = 11 if task == "colorization" else 1  # SSIM's window
     if size is not None and not all(least <= side <= MAX_SIDE for side in size):
         raise InputError(f"--size {' '.join(map(str, size))}: height and width must lie between {least} and {MAX_SIDE}")
@@ -137,7 +138,7 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
     source.size = source.size or usual_size(source)
     if min(source.size) < least:
         raise InputError("{}: its images are of {}x{}, too small; give a larger --size".format(
-            show(source.root), *source.size))
+            printable(source.root), *source.size))
     for samples in source.splits.values():
         samples.size, samples.classes = source.size, source.classes
     return source
@@ -152,7 +153,7 @@ def name_source(data: str, task: str, size, data_dir: str) -> Source:
             raise InputError(f"--data {data}: it has no targets for {task}; choose {able} or a folder")
         return Source(data, os.path.abspath(os.path.join(data_dir, data)), tuple(size or usual))
     if not os.path.isdir(data):
-        raise InputError(f"{show(data)}: no such folder; give a folder or one of {', '.join(NAMED)}")
+        raise InputError(f"{printable(data)}: no such folder; give a folder or one of {', '.join(NAMED)}")
     root = os.path.abspath(data)
     return Source(re.sub(r"[^\w.-]+", "_", os.path.basename(root)) or "folder", root, size and tuple(size))
 
@@ -169,7 +170,7 @@ def find_splits(source: Source, data: str, task: str, on_error) -> None:
         source.splits = find_segmentation(source.root, source.notes, on_error)
         source.classes = read_classes(source.root) or (SCENE_CLASSES if data == "camvid" else None)
     else:
-        source.splits = find_pictures(source.root, source.notes, on_error)
+        source.splits = find_images(source.root, source.notes, on_error)
     if task == "colorization":  # images alone
         source.classes = None
         for samples in source.splits.values():

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import InputError, cache
-from data.images import read_image, show, some
+from data.images import first_few, printable, read_image
 from evaluation import as_batch
 from evaluation.colorization import lightness_and_ab, to_images, with_colors
 from evaluation.counts import COMPUTE, ROW
@@ -80,7 +80,7 @@ def grade_predictions(truth, predict, path=""):
         error = problem
         troubles["refused"].append(say_why(problem, path))
     absent = [i for i in range(len(truth.names)) if i not in rows]
-    troubles["missing"] += [show(truth.names[i]) for i in absent]
+    troubles["missing"] += [printable(truth.names[i]) for i in absent]
     refused = error or absent and truth.missing == "refuse"
     return count_points(truth, rows, refused) | {
         "status": "refused" if refused else "ok" if not absent else "incomplete" if rows else "empty",
@@ -116,10 +116,10 @@ def count_points(truth, rows, refused):
 
 def draw_worst(truth, score, index, prediction):
     """(caption, data URI of image, truth and prediction side by side)"""
-    caption, target = f"{show(truth.names[index])}: {METRICS[truth.task][0]} {score:.3f}", truth.targets[index]
+    caption, target = f"{printable(truth.names[index])}: {METRICS[truth.task][0]} {score:.3f}", truth.targets[index]
     if truth.task == "classification":
         guess = truth.classes[prediction] if prediction >= 0 else "no class"
-        caption, images = f"{show(truth.names[index])}: {guess}, is {truth.classes[target]}", []
+        caption, images = f"{printable(truth.names[index])}: {guess}, is {truth.classes[target]}", []
     elif truth.task == "segmentation":
         images = [colorize_mask(mask, truth.colors) for mask in (target, prediction)]
     else:
@@ -215,7 +215,7 @@ def make_rows(truth, grades):
     for name in order:
         each = grades[name]
         twin = [other for other in twins[each["digest"]] if each["digest"] and other != name]
-        text = "; ".join(f"{trouble}: {some(lines)}" for trouble, lines in each["troubles"].items() if lines)
+        text = "; ".join(f"{trouble}: {first_few(lines)}" for trouble, lines in each["troubles"].items() if lines)
         rows.append({"rank": better.index(results[name]) + 1, "submission": name, "status": each["status"],
                      "reason": each["reason"], "points": round(each["points"], 3),
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
@@ -242,9 +242,9 @@ def grade(args):
     paths = list(dict.fromkeys(os.path.normpath(path) for path in args.submissions))
     for path in paths:
         if not os.path.lexists(path):
-            raise InputError(f"{show(path)}: no such submission")
+            raise InputError(f"{printable(path)}: no such submission")
     shown = Counter(os.path.basename(path) for path in paths)
-    names = {path: show(base if shown[base := os.path.basename(path)] == 1 else path) for path in paths}
+    names = {path: printable(base if shown[base := os.path.basename(path)] == 1 else path) for path in paths}
     (out / "feedback").mkdir(parents=True, exist_ok=True)
     (out / "graded").mkdir(exist_ok=True)
     records = {path: out / "graded" / f"{plain_name(name)}.json" for path, name in names.items()}
@@ -254,7 +254,7 @@ def grade(args):
             known[path] = json.loads(record.read_text("utf-8"))
     baselines = dict(run_all(truth, partial(grade_baseline, truth), BASELINES[truth.task]))
     if failed := [str(result) for result in baselines.values() if not isinstance(result, dict)]:
-        raise InputError(f"--truth {show(args.truth)}: it cannot be scored here: {failed[0]}")
+        raise InputError(f"--truth {printable(args.truth)}: it cannot be scored here: {failed[0]}")
     grades = {}
     for path, each in grade_all(truth, paths, known, baselines["nothing"], device, dtype):
         name = names[path]
@@ -267,8 +267,8 @@ def grade(args):
     print_rows(truth, rows)
     print(f"{len(rows)} submissions graded: {out / 'grades.html'}, grades.csv and feedback/ beside it")
     if missed := [name for name, each in grades.items() if each["status"] == "not graded"]:
-        raise InputError(f"not graded for want of memory on this computer: {some(missed)}; end other programs, then "
-                         "give the same command")
+        raise InputError(f"not graded for want of memory on this computer: {first_few(missed)}; end other programs, "
+                         "then give the same command")
 
 
 BASELINES = {"segmentation": ("nothing",), "classification": ("nothing",), "colorization": ("nothing", "grey")}

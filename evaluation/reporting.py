@@ -374,15 +374,15 @@ def draw_predictions(results, data, counts, device, dtype, out):
     for name, title in (("fcn32", "Segmentation with FCN-32"), ("unet", "Segmentation with U-Net"),
                         ("skips", "Colorization with skips"), ("noskips", "Colorization without skips")):
         predictor = load_predictor(results[name][0]["folder"], device, dtype)
-        about = predictor.metadata
-        is_segmentation = about["task"] == "segmentation"
+        metadata = predictor.metadata
+        is_segmentation = metadata["task"] == "segmentation"
         output = predictor(rgb if is_segmentation else lightness).float()
         if is_segmentation:
             prediction = output.argmax(1).byte().cpu().numpy()
             columns = rgb_pictures, *(colorize_mask(each, data.colors) for each in (masks, prediction))
         else:
-            columns = grey_pictures, rgb_pictures, to_images(paint(output, lightness, about))
-        file = f"{about['task']}-{name}.png"
+            columns = grey_pictures, rgb_pictures, to_images(paint(output, lightness, metadata))
+        file = f"{metadata['task']}-{name}.png"
         plot_images(list(zip(*columns)), [("input", "truth", "prediction")], out / file,
                         legend=list(zip(data.classes, data.colors)) if is_segmentation else ())
         figures.append((file, f"{title}. {rule}"))
@@ -441,8 +441,8 @@ def csv_rows(rows):
 
 def write_report(args, results, tables, claims, figures, why_no_labels):
     """report.md, index.html and the tables' CSV files."""
-    out, about = Path(args.out), results["unet"][0]
-    machine, (height, width) = about["machine"], about["size"]
+    out, metadata = Path(args.out), results["unet"][0]
+    machine, (height, width) = metadata["machine"], metadata["size"]
     parts = [
         both_tables([{"what": "data", "": f"{args.data} at {height}x{width}"},
                      {"what": "seeds", "": ", ".join(map(str, range(args.seeds)))},

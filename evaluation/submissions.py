@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import InputError, folders
-from data.images import composed, read_image, show, stop
+from data.images import nfc, printable, read_image, stop
 from data.masks import NO_CLASS, by_palette, look_up
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
@@ -50,7 +50,7 @@ def why_not_plain(path):
 def say_why(error, path=""):
     """What a student reads of an error: one sentence, without paths of this computer and without Python's words."""
     if isinstance(error, InputError):
-        return show(str(error).replace(str(path), os.path.basename(path)))
+        return printable(str(error).replace(str(path), os.path.basename(path)))
     if isinstance(error, UnidentifiedImageError):
         return "no image that can be read"
     if isinstance(error, zipfile.BadZipFile):
@@ -143,7 +143,7 @@ def list_files(path, troubles):
         reason = reason or (f"larger than {LIMITS['file'] >> 20} MB (limit: file)" if size > LIMITS["file"] else
                             "there twice" if name in files else None)
         if reason:
-            troubles["refused"].append(f"{show(name)}: {reason}")
+            troubles["refused"].append(f"{printable(name)}: {reason}")
         elif not any(part[:1] == "." or part == "__MACOSX" for part in name.split("/")):
             files[name] = read
     return files
@@ -151,7 +151,7 @@ def list_files(path, troubles):
 
 def find_picture(truth, name):
     """The index of the true picture that a file's name stands for, in whatever folder and with any known suffix."""
-    name = composed(name)
+    name = nfc(name)
     for form in (name, os.path.splitext(name)[0]):
         parts = form.split("/")[-8:]
         for start in range(len(parts)):
@@ -174,15 +174,15 @@ def read_pictures(truth, files, troubles):
             extra.append(name)
     absent = [name.lower() for i, name in enumerate(truth.names) if i not in candidates]
     for name in extra:
-        plain = composed(name).lower()
+        plain = nfc(name).lower()
         meant = max((other for other in absent if other in plain), key=len, default=None)
-        kind, hint = ("misnamed", f": meant for {show(meant)}?") if meant else ("extra", "")
-        troubles[kind].append(show(name) + hint)
+        kind, hint = ("misnamed", f": meant for {printable(meant)}?") if meant else ("extra", "")
+        troubles[kind].append(printable(name) + hint)
     for index, names in sorted(candidates.items()):
         taken = None
         for name in names:  # the first that can be read
             if taken:
-                troubles["extra"].append(f"{show(name)}: {show(taken)} was taken for that picture")
+                troubles["extra"].append(f"{printable(name)}: {printable(taken)} was taken for that picture")
             elif (picture := read_picture(truth, index, name, files[name], troubles)) is not None:
                 taken = name
                 yield index, picture
@@ -209,11 +209,11 @@ def read_picture(truth, index, name, read, troubles):
             if image.size == (width, height):
                 return (as_mask(image, truth, name, troubles) if truth.task == "segmentation"
                         else np.array(image.convert("RGB")))
-        troubles["wrong size"].append(f"{show(name)}: {image.height}x{image.width} in place of {height}x{width}")
+        troubles["wrong size"].append(f"{printable(name)}: {image.height}x{image.width} in place of {height}x{width}")
     except Exception as error:  # on malformed files zipfile and Pillow's decoders raise nearly anything
         if is_out_of_memory(error):
             raise
-        troubles["unreadable"].append(f"{show(name)}: {say_why(error)}")
+        troubles["unreadable"].append(f"{printable(name)}: {say_why(error)}")
     return None
 
 
@@ -232,22 +232,22 @@ def as_mask(image, truth, name, troubles):
     if (wrong := mask == NO_CLASS).any():
         found = np.unique(values[wrong])
         listed = ", ".join(f"{v:06x}" if values.dtype == np.uint32 else str(v) for v in found[:5])
-        troubles["out of range"].append(f"{show(name)}: {wrong.sum()} pixels are of no class (values {listed})")
+        troubles["out of range"].append(f"{printable(name)}: {wrong.sum()} pixels are of no class (values {listed})")
     return mask
 
 
 def read_labels(truth, files, troubles):
     """Yield (index, label) in the truth's order from the CSVs with columns name and label; -1: no class."""
-    labels, known = {}, {composed(name): i for i, name in enumerate(truth.classes)}
+    labels, known = {}, {nfc(name): i for i, name in enumerate(truth.classes)}
     most = 10 * len(truth.names) + LIMITS["rows"]
     for file in sorted(files):
         if not file.lower().endswith(".csv"):
-            troubles["extra"].append(show(file))
+            troubles["extra"].append(printable(file))
             continue
         try:
             rows = list(itertools.islice(read_table(files[file]()), most + 1))
         except (InputError, csv.Error) as error:
-            troubles["extra"].append(f"{show(file)}: {say_why(error)}")
+            troubles["extra"].append(f"{printable(file)}: {say_why(error)}")
             continue
         most -= len(rows)
         if most < 0:
@@ -255,11 +255,11 @@ def read_labels(truth, files, troubles):
         for name, label in rows:
             index = find_picture(truth, name)
             if index is None or index in labels:
-                troubles["extra"].append(show(name))
+                troubles["extra"].append(printable(name))
                 continue
-            labels[index] = known.get(composed(label), -1)
+            labels[index] = known.get(nfc(label), -1)
             if labels[index] < 0:
-                troubles["out of range"].append(f"{show(name)}: there is no class {show(label)}")
+                troubles["out of range"].append(f"{printable(name)}: there is no class {printable(label)}")
     yield from sorted(labels.items())
 
 
@@ -309,7 +309,7 @@ def run_checkpoint(truth, path, device, dtype):
 def check_network(truth, metadata):
     """Refuse a network that is for something else than the truth, or that would take too long."""
     if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
-        stop(f"a network for {show(str(metadata['task']))[:50]}, or for other classes than the truth's")
+        stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
     work = count_gflops(metadata["network"], metadata["size"])
     if work > LIMITS["work"]:
         raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image, more than {LIMITS['work']}")

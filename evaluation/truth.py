@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data import InputError, folders
-from data.images import composed, read_image, show
+from data.images import nfc, printable, read_image
 from data.masks import Classes, decode_mask, infer_classes, read_classes, scored_classes
 from evaluation.counts import bootstrap_samples
 
@@ -55,7 +55,7 @@ class Truth:
 def open_truth(args):
     """Read the truth of a task from a folder that holds one split, and the rubric."""
     split, classes, colors, raw, targets = read_truth(args.truth, args.task)
-    names = [composed(name) for name in split.names]
+    names = [nfc(name) for name in split.names]
     stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
     index = {stem: i for i, stem in enumerate(stems) if counts[stem] == 1}
@@ -70,13 +70,14 @@ def read_truth(folder, task):
     """(split, classes, their colours, how masks are read, decoded targets) of a folder that holds one split."""
     root, raw, colors = os.path.abspath(folder), None, []
     if not os.path.isdir(root):
-        raise InputError(f"--truth {show(folder)}: no such folder")
+        raise InputError(f"--truth {printable(folder)}: no such folder")
     if inner := [split for split in folders.SPLITS if os.path.isdir(os.path.join(root, split))]:
-        raise InputError(f"--truth {show(folder)}: it holds splits; give one: {show(os.path.join(folder, inner[-1]))}")
+        raise InputError(f"--truth {printable(folder)}: it holds splits; give one: "
+                         f"{printable(os.path.join(folder, inner[-1]))}")
     if task == "classification":
         splits, classes = folders.find_classification(root, [])
     else:
-        find = folders.find_segmentation if task == "segmentation" else folders.find_pictures
+        find = folders.find_segmentation if task == "segmentation" else folders.find_images
         splits, classes = find(root, []), []
     split, = splits.values()
     targets = split.targets
@@ -93,7 +94,8 @@ def read_truth(folder, task):
         targets = [np.asarray(read_image(path)) for path in split.images]
         for path, target in zip(split.images, targets):
             if min(target.shape[:2]) < 11:  # SSIM's window
-                raise InputError(f"{show(path)}: less than 11 pixels high or wide, too small to be scored; remove it")
+                raise InputError(f"{printable(path)}: less than 11 pixels high or wide, too small to be scored; "
+                                 "remove it")
     return split, classes, colors, raw, targets
 
 
@@ -126,7 +128,7 @@ def read_rubric(path, task):
         if not rubric:
             raise ValueError("it is empty")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"--rubric {show(path)}: {show(str(error))}; it should look like "
+        raise InputError(f"--rubric {printable(path)}: {printable(str(error))}; it should look like "
                          f"{json.dumps(default_rubric(task, [0] * 10))}") from error
     return rubric
 

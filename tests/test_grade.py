@@ -337,12 +337,12 @@ def test_a_checkpoint_is_a_submission(tmp_path):
     write(tmp_path / "truth", {f"images/{name}.png": png(COLORS[draw_mask(rng, (1,))]) for name in NAMES[:2]})
     write(tmp_path / "truth", {f"masks/{name}.png": png(draw_mask(rng, (1,))) for name in NAMES[:2]})
     network = {"name": "unet", "in_channels": 3, "out_channels": 2, "width": 4, "depth": 2}
-    about = {"task": "segmentation", "network": network, "data": "x", "classes": ["background", "foreground"],
+    metadata = {"task": "segmentation", "network": network, "data": "x", "classes": ["background", "foreground"],
              "colors": [[0, 0, 0], [9, 9, 9]], "ids": [0, 1], "size": [32, 32], "seed": 0}
     model = build_network(network)
     (tmp_path / "run").mkdir()
-    save_checkpoint(tmp_path / "run" / "best.pt", about | {"weights": model.state_dict()})
-    save_checkpoint(tmp_path / "other.pt", about | {"task": "colorization", "weights": model.state_dict()})
+    save_checkpoint(tmp_path / "run" / "best.pt", metadata | {"weights": model.state_dict()})
+    save_checkpoint(tmp_path / "other.pt", metadata | {"task": "colorization", "weights": model.state_dict()})
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # threads of before, which a forked process does not have, are not waited for
     model(torch.rand(1, 3, 256, 256))
@@ -399,12 +399,12 @@ def test_hostile_checkpoints_are_stopped(tmp_path, monkeypatch):
     network = {"name": "resnet18", "classes": 2, "width": 1024}  # 64 of which are usual
     with torch.device("meta"):
         weights = build_network(network).state_dict()
-    about = {"task": "classification", "network": network, "data": "x", "classes": ["cat", "dog"], "colors": [],
+    metadata = {"task": "classification", "network": network, "data": "x", "classes": ["cat", "dog"], "colors": [],
              "ids": [], "mirror": False, "size": [32, 32], "seed": 0}
-    torch.save(about | {"weights": {key: torch.zeros((), dtype=value.dtype).expand(value.shape)
+    torch.save(metadata | {"weights": {key: torch.zeros((), dtype=value.dtype).expand(value.shape)
                                     for key, value in weights.items()}}, tmp_path / "wide.pt")
     narrow = network | {"width": 4}
-    torch.save(about | {"network": narrow, "size": [8192, 8192], "weights": build_network(narrow).state_dict()},
+    torch.save(metadata | {"network": narrow, "size": [8192, 8192], "weights": build_network(narrow).state_dict()},
                tmp_path / "large.pt")
     monkeypatch.setitem(limits.LIMITS, "time", 3)
     monkeypatch.setitem(limits.LIMITS, "time an image of a network", 1)

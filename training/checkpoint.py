@@ -9,7 +9,7 @@ import torchvision
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from data import InputError
-from data.images import show
+from data.images import printable
 from models import BLOCKS, build_network
 from utils import write_atomically
 
@@ -57,8 +57,8 @@ def load_checkpoint(path):
         if getattr(error, "filename", None) or isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise  # the file is not there, or the memory is short: that is not the file's fault
         reason = " ".join(str(error).split())[:100]
-        raise InputError(f"{show(path)} is no checkpoint of ours ({show(reason)}); take best.pt of a finished run") \
-            from error
+        raise InputError(f"{printable(path)} is no checkpoint of ours ({printable(reason)}); take best.pt of a "
+                         "finished run") from error
     return checkpoint
 
 
@@ -71,7 +71,7 @@ def load_run(run):
     if path.is_dir():
         path = path / "best.pt"
     if not path.is_file():
-        raise InputError(f"{show(run)} is no finished run: there is no {show(path)}")
+        raise InputError(f"{printable(run)} is no finished run: there is no {printable(path)}")
     metadata = load_checkpoint(path)
     weights = metadata.pop("weights")
     try:
@@ -82,7 +82,7 @@ def load_run(run):
         model.load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged or made-up file can go wrong in any way
         reason = " ".join(str(error).split())[:150]
-        raise InputError(f"{show(path)} does not hold the network it describes: {show(reason)}") from error
+        raise InputError(f"{printable(path)} does not hold the network it describes: {printable(reason)}") from error
     return model.eval().to(memory_format=torch.channels_last), metadata
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from data import InputError
-from data.images import show
+from data.images import printable
 from data.sources import NAMED
 from training.checkpoint import load_checkpoint
 from utils import log, process_rank
@@ -73,7 +73,7 @@ def load_state(args, metadata):
         except FileNotFoundError:
             continue
         except (InputError, OSError) as error:
-            log(f"--resume: {show(str(error))}", file=sys.stderr)
+            log(f"--resume: {printable(str(error))}", file=sys.stderr)
     if state is None:
         raise InputError(f"--resume: {args.out} has no sound checkpoint to go on from; leave --resume out")
     check_state(state, args, metadata)

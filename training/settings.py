@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from data import InputError
 from data.cache import START_METHOD, usable_cores
-from data.images import show
+from data.images import printable
 from data.sources import check_data
 from training.processes import first_to_fail, join_processes
 from utils import log, world_size
@@ -167,7 +167,7 @@ def explain(error, args):
 
 def refuse(reason):
     """Print an error's one line, whatever the names in it hold; returns the exit code."""
-    print(f"{Path(sys.argv[0]).name}: {show(str(reason))}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {printable(str(reason))}", file=sys.stderr)
     return 2
 
 

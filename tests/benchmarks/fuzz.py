@@ -189,14 +189,15 @@ def masks():
 
 def checkpoints():
     """Sound checkpoints of each task and network, of a few kilobytes."""
-    about = {"data": "scenes", "classes": ["sky", "road"], "colors": [[10, 20, 30], [128, 64, 128]],
+    metadata = {"data": "scenes", "classes": ["sky", "road"], "colors": [[10, 20, 30], [128, 64, 128]],
              "ids": [0, 1], "size": list(SIZE), "seed": 0}
-    painting = about | {"task": "colorization", "classes": [], "colors": [], "mean_ab": [0.0, 1.0], "gain": 1.0}
+    painting = metadata | {"task": "colorization", "classes": [], "colors": [], "mean_ab": [0.0, 1.0], "gain": 1.0}
     unet = {"name": "unet", "in_channels": 1, "width": 1, "depth": 2}
     found = [
-        about | {"task": "segmentation", "network": unet | {"in_channels": 3, "out_channels": 2}},
-        about | {"task": "segmentation", "network": {"name": "fcn32", "classes": 2, "width": 1}},
-        about | {"task": "classification", "network": {"name": "resnet18", "classes": 2, "width": 1}, "mirror": True},
+        metadata | {"task": "segmentation", "network": unet | {"in_channels": 3, "out_channels": 2}},
+        metadata | {"task": "segmentation", "network": {"name": "fcn32", "classes": 2, "width": 1}},
+        metadata | {"task": "classification", "network": {"name": "resnet18", "classes": 2, "width": 1},
+                    "mirror": True},
         painting | {"network": unet | {"out_channels": 3}, "target": "rgb"},
         painting | {"network": unet | {"out_channels": 2}, "target": "lab"},
     ]
