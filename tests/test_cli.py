@@ -149,7 +149,7 @@ def test_colorization_with_and_without_skips(run, here, street, caches):
     assert code == 0, err
 
 
-def test_dry_run_reports_and_writes_nothing(run, here, street, caches):
+def test_dry_run_reports_and_writes_no_run(run, here, street, caches):
     code, out, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--dry-run")
     assert code == 0, err
     for word in ("class 2", "32x40", "memory", "minutes"):

@@ -217,6 +217,17 @@ def test_what_is_left_out_is_said_and_not_kept(tmp_path, opened):
     assert "HEIC" not in "\n".join(opened(root, "classification").notes)
 
 
+def test_images_are_listed_in_the_same_order_everywhere(tmp_path):
+    for name in ("c/d.png", "a.png", "a b.png", "a/z.png", "c/d.jpg", "c/D.tif", ".h/x.png", ".x.png", "masks/m.png"):
+        save(tmp_path / name, picture(0))
+    (tmp_path / "c" / "within.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "folder").symlink_to(tmp_path / "c")
+    notes = []
+    listed = images.list_images(str(tmp_path), skip=("masks",), notes=notes)
+    assert list(listed) == ["a/z", "a b", "a", "c/D", "c/d.jpg", "c/d.png", "c/within"]
+    assert listed["c/D"] == str(tmp_path / "c/D.tif") and "1 files" in notes[0] and "folder" in notes[0]
+
+
 def test_classification_folder(tmp_path, opened):
     data = opened(classification_folder(tmp_path / "pets"), "classification")
     assert data.classes == ["cat", "dog"] and data.splits["train"].targets.tolist() == [0, 0, 1, 1]
