@@ -3,7 +3,8 @@
 segmentation.py, classification.py, colorization.py   score, print, draw and predict, a task each
 counts.py        rows of counts, from which the scores of any set of images follow
 grading.py       a class's submissions, graded; submissions.py reads what was handed in
-reporting.py     the homework's report, made anew
+reporting.py     the homework's report, made anew: its runs; claims.py has the claims and their verdicts,
+                 report_figures.py and report_pages.py draw and write
 pages.py         HTML
 """
 import numpy as np

@@ -12,7 +12,8 @@ td:first-child, th:first-child, .text { text-align: left }
 .sortable th { cursor: pointer; text-decoration: underline dotted }
 .shaded { background: color-mix(in srgb, #3a9d6e calc(var(--share) * .6), transparent) }
 figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 100% } figure img { max-width: 100%; display: block }
-figcaption { font-size: .8rem }
+figcaption { font-size: .8rem } .row { display: flex; flex-wrap: wrap; gap: .5rem }
+.row img { width: 22rem } .row figcaption { width: 100% } pre { white-space: pre-wrap; overflow-wrap: anywhere }
 @media (max-width: 30rem) { td, th { padding: .3rem .25rem } td.text { min-width: 5rem } }
 @media print { body { max-width: none; font-size: 10pt; print-color-adjust: exact } .wide { overflow: visible }
   figure, tr { break-inside: avoid } h2, h3 { break-after: avoid } figure img { max-height: 10cm } }

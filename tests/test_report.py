@@ -1,31 +1,166 @@
-"""The whole report on a tiny data set: every run, figure, table and claim; a second call trains nothing."""
+"""The report's verdicts on made-up figures, and the whole report on a tiny data set: a second call trains nothing."""
+import argparse
 import re
+import shlex
 
+import numpy as np
+import pytest
 from PIL import Image
+from scipy import stats
 
-CLAIMS = ("Adam beats SGD", "learning rate, 1e-4", "schedules do not help", "faster and lighter", "mIoU is higher",
+from evaluation import claims, reporting
+from evaluation.claims import Claim, PerSeed
+from evaluation.report_pages import commands
+from models import build_network
+from utils import wilson_interval
+
+CLAIMS = ("Adam beats SGD", "learning rate, 1e-4", "schedules do not help", "is faster", "is lighter", "mIoU is higher",
           "edges are better", "fine detail", "convergence", "load the GPU")
+
+
+@pytest.mark.parametrize("low, high, verdict", [
+    (0.011, 0.3, "holds"), (0.01, 0.3, "undecided"), (-0.3, 0.3, "undecided"), (-0.3, 0.01, "undecided"),
+    (-0.3, 0.009, "fails"), (0.01, 0.01, "undecided"), (0.02, 0.02, "holds")])
+def test_interval_must_clear_the_criterion(low, high, verdict):
+    assert claims.judge(low, high, 0.01) == verdict
+
+
+def test_a_claim_says_where_it_holds():
+    def claim(*found):
+        return Claim("", "", "", [{"compared": where, "verdict": verdict} for where, verdict in found])
+
+    assert claim().verdict == "not tested"
+    assert claim(("here", "fails"), ("there", "fails")).verdict == "fails"
+    assert claim(("here", "holds"), ("there", "fails"), ("far", "holds")).verdict == "holds here, far; fails there"
+
+
+def test_intervals_are_students_and_within_bounds():
+    rng = np.random.default_rng(0)
+    for number in (2, 3, 5, 10):
+        sample = rng.normal(0.1, 0.02, number)
+        low, high = stats.t.interval(0.95, number - 1, sample.mean(), stats.sem(sample))
+        np.testing.assert_allclose(claims.compare(sample, None, (-9, 9)), (sample.mean(), low, high), atol=1e-3)
+    assert claims.compare([0.5, 0.9], None) == (0.7, -1, 1)  # a difference of shares
+    assert claims.compare([1.0], 0.25, (0, 1)) == (1, 0.75, 1)
+    assert claims.compare([0.2], lambda: (0.1, 0.4)) == (0.2, 0.1, 0.4)
+
+
+def grid(adam, sgd):
+    """Cells of task 1 whose accuracies on test, of 400 images, follow from the optimizer alone."""
+    return [{"optimizer": name, "schedule": schedule, "lr": lr, "val": PerSeed(scores), "runs": [
+        {"metrics": {"accuracy": score, "interval": wilson_interval(round(score * 400), 400)}}
+        for score in scores]} for name, scores in (("adam", adam), ("sgd", sgd))
+        for schedule in ("none", "step") for lr in (1e-4, 1e-3)]
+
+
+@pytest.mark.parametrize("adam, sgd, verdict", [
+    ([0.28, 0.29], [0.17, 0.18], "too little trained"),  # of six classes
+    ([0.90, 0.91], [0.70, 0.71], "holds"), ([0.70, 0.71], [0.90, 0.91], "fails"),
+    ([0.90, 0.71], [0.70, 0.80], "undecided"), ([0.90], [0.70], "holds"), ([0.905], [0.90], "undecided")])
+def test_accuracy_near_chance_is_no_evidence(adam, sgd, verdict):
+    first, *_ = claims.accuracy_claims(grid(adam, sgd), chance=1 / 6)
+    assert first.verdict == verdict and "0.01" in first.criterion and "adam" in first.comparisons[0]["values"]
+    assert all(claim.verdict == "not tested" and "no labels" in claim.note for claim in claims.accuracy_claims([], 0))
+
+
+def test_a_best_rate_at_the_edge_of_the_grid_is_said():
+    cells = grid([0.7], [0.8])
+    assert not claims.accuracy_claims(cells, 0)[0].note
+    cells[-1]["val"] = PerSeed([0.9])  # SGD's best learning rate is the highest
+    assert "of sgd is the grid's highest" in claims.accuracy_claims(cells, 0)[0].note
+
+
+def cost_run(speed, parameters, memory, device):
+    return {"images_per_second": speed, "parameters": parameters, "peak_memory_mb": memory,
+            "machine": {"device": device}}
+
+
+@pytest.mark.parametrize("device, verdict", [("cpu", "not tested"), ("cuda", "holds")])
+def test_faster_and_lighter_are_two_claims(device, verdict):
+    pairs = {"as they are": {"U-Net": [cost_run(30, 2_000_000, 1500, device)],
+                             "FCN-32": [cost_run(40, 12_000_000, 1000, device)]},
+             "at equal parameters": {"U-Net": [cost_run(30, 2_000_000, 1500, device)],
+                                     "FCN-32": [cost_run(31, 2_000_001, 1000, device)]}}
+    faster, lighter, memory = claims.cost_claims(pairs)
+    assert faster.verdict == "holds as they are; undecided at equal parameters"  # 1.33 times; 1.03, give or take 10%
+    assert [each["compared"] for each in lighter.comparisons] == ["as they are"] and lighter.verdict == "fails"
+    assert memory.verdict == verdict and ("no GPU" in memory.note) == (device == "cpu")
+
+
+def test_unmeasured_cost_is_not_tested():
+    pairs = {"": {"U-Net": [cost_run(None, 1, None, "cuda")], "FCN-32": [cost_run(9.0, 2, None, "cuda")]}}
+    assert [claim.verdict for claim in claims.cost_claims(pairs)] == ["not tested", "fails", "not tested"]
+
+
+@pytest.mark.parametrize("losses, saved", [
+    ((9, 4, 3, 1), 0.5), ((4, 4, 4, 4), 0.75), ((9, 9, 9, 9), 0), ((9, 9, 9, 4), 0)])
+def test_share_of_epochs_saved(losses, saved):
+    def history(values):
+        return [{"val_loss": str(value)} for value in values]
+
+    assert claims.epochs_saved(history(losses), history((8, 7, 6, 4))) == saved
+
+
+def test_chance_of_miou_is_the_most_frequent_class_everywhere():
+    rows = np.zeros((2, 7, 3))
+    rows[:, 1] = [[30, 10, 0], [30, 10, 0]]  # of three classes the third is nowhere
+    assert claims.chance_miou(rows) == 0.75 / 2
+
+
+@pytest.mark.parametrize("values, text", [
+    ([11677771] * 3, "11.7 M"), ([30.1, 35.6, 26.2], "30.6 ± 4.7"), ([29.5, 29.7], "29.6 ± 0.1"),
+    ([1405, 1420], "1412 ± 11"),
+    ([0.5, 0.52], "0.510 ± 0.014"), ([6.53], "6.53"), ([16, 16], "16"), ([0.5, None], "-"), ([-0.548], "-0.548")])
+def test_numbers_as_people_write_them(values, text):
+    assert str(PerSeed(values)).replace("\u00a0", " ") == text
+
+
+def test_commands_can_be_copied():
+    words = ["python", "train.py", "--data", "my data --here", "--size", "96", "128", *["--no-skips"] * 12]
+    markdown, _ = commands(words)
+    text = markdown.strip("`\n")
+    assert max(map(len, text.splitlines())) < 75 and shlex.split(text.replace("\\\n", "")) == words
+
+
+def test_plan_makes_the_networks_equal():
+    args = argparse.Namespace(data="scenes", precision="auto", epochs=None, width=None)
+    plans = [reporting.plan_runs(args, (96, 128), seed, True, 11) for seed in range(3)]
+    assert sum(map(len, plans)) == 74
+    networks = {name: settings for name, (script, settings) in plans[0].items() if script == "train_segmentation.py"}
+    assert networks["unet"]["width"] == networks["fcn32-equal-width"]["width"]
+    sizes = [sum(p.numel() for p in build_network(network).parameters()) for network in (
+        {"name": "unet", "in_channels": 3, "out_channels": 11, "width": networks["unet"]["width"]},
+        {"name": "fcn32", "classes": 11, "width": networks["fcn32-equal-parameters"]["width"]})]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.05
+    assert networks["unet-twice"] == networks["unet"] | {"size": [192, 256]}
 
 
 def test_report_is_made_once(run, tmp_path, monkeypatch, street):
     monkeypatch.chdir(tmp_path)
     words = ["evaluate.py", "report", "--data", street, "--seeds", 1, "--epochs", 1, "--width", 4, "--device", "cpu"]
     code, out, err = run(*words)
-    assert code == 0 and "0 of 4 runs are there" in out, err
+    assert code == 0 and "0 of 7 runs are there" in out, err
 
     assert list(tmp_path.glob("runs/report/*-epochs1-width4/unet-s0/summary.json"))  # apart from a full report's runs
     page, markdown = ((tmp_path / "report" / name).read_text() for name in ("index.html", "report.md"))
     for claim in CLAIMS:
         assert claim in page and claim in markdown
-    assert page.count("data:image/webp;base64,") == 6 and "<script" not in page and "http" not in page
-    for file in re.findall(r"!\[\]\((.+?)\)", markdown):
+    assert page.count("data:image/webp;base64,") == 9 and "<script" not in page and "http" not in page
+    assert 'alt=""' not in page and "![]" not in markdown
+    files = re.findall(r"!\[.+?\]\((.+?)\)", markdown)
+    assert len(files) == 9
+    for file in files:
         assert Image.open(tmp_path / "report" / file).width > 300
+    assert all(len(line) < 75 for line in markdown.splitlines() if line[:1] not in tuple("|!") and "/" not in line)
     verdicts = (tmp_path / "report/claims.csv").read_text()
-    assert verdicts.count("no labels") == 3  # of a whole picture: task 1 is left out
-    for name, text in (("task2", "IoU class 2"), ("task3", "sharpness ratio")):
+    assert verdicts.count("no labels") == 3  # of a whole image: task 1 is left out
+    assert verdicts.count("no GPU") == 1 and "too little trained" in verdicts
+    for name, text in (("task2", "IoU class 2"), ("task2", "mIoU on val"), ("task3", "sharpness ratio"),
+                       ("compute", "PFLOPs")):
         assert text in (tmp_path / f"report/{name}.csv").read_text()
 
     words[3] = f"{street}/"  # as a shell completes it
     code, out, err = run(*words)
-    assert code == 0 and "4 of 4 runs are there" in out, err
-    assert (tmp_path / "report/index.html").read_text().replace(f"{street}/ ", f"{street} ") == page
+    assert code == 0 and "7 of 7 runs are there" in out, err
+    again = (tmp_path / "report/index.html").read_text().replace(f"{street}/ ", f"{street} ")
+    assert re.sub(r"[\\\s]+", " ", again) == re.sub(r"[\\\s]+", " ", page)
