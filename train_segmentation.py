@@ -4,7 +4,7 @@
     python train_segmentation.py --model fcn32                                         # 0.42, 5 minutes
     python train_segmentation.py --model unet --data camvid --size 96 128 --width 32   # 0.50, 11 minutes
 
-Times are those of 2 CPU cores: the first in float32, as on a CPU without AVX-512, the others in bf16.
+Times are those of 2 CPU cores with bf16; the first command's hold in float32, without AVX-512, as well.
 """
 import numpy as np
 import torch
