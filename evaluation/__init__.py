@@ -1,5 +1,6 @@
 """What is done with trained networks: scores, drawings, predictions, grades, and the report.
 
+predicting.py    results for anyone's images
 segmentation.py, classification.py, colorization.py   score, print, draw and predict, a task each
 counts.py        rows of counts, from which the scores of any set of images follow
 grading.py       a class's submissions, graded; submissions.py reads what was handed in

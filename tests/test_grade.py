@@ -25,6 +25,7 @@ from data import InputError
 from data.masks import NO_CLASS, VOID
 from evaluation import grading, limits
 from evaluation.counts import segmentation_metrics, segmentation_row
+from evaluation.segmentation import with_palette
 from models import build_network
 from training.checkpoint import save_checkpoint
 
@@ -116,7 +117,7 @@ def course(tmp_path_factory):
         (home / "links" / f"{name}.png").symlink_to(truth / "masks" / f"{name}.png")
     (home / "palette").mkdir()
     for name, mask in masks.items():
-        evaluate.with_palette(mask, COLORS[:5], range(5)).save(home / "palette" / f"{name}.png")
+        with_palette(mask, COLORS[:5], range(5)).save(home / "palette" / f"{name}.png")
     with zipfile.ZipFile(home / "packed.zip", "w") as archive:
         for name, data in perfect.items():
             archive.writestr(f"top/{name}", data)
@@ -304,7 +305,7 @@ def test_predicted_masks_hold_the_ids_of_the_truth(tmp_path):
         write(tmp_path, {"truth/images/x.png": png(COLORS[mask]), "truth/masks/x.png": png(7 + 2 * mask),
                          "truth/classes.csv": (header + rows).encode()})
         (tmp_path / "mine").mkdir(exist_ok=True)
-        evaluate.with_palette(mask, [(200, 0, 0), (5, 5, 5)], [7, 9]).save(tmp_path / "mine/x.png")
+        with_palette(mask, [(200, 0, 0), (5, 5, 5)], [7, 9]).save(tmp_path / "mine/x.png")
         assert (np.array(Image.open(tmp_path / "mine/x.png")) == 7 + 2 * mask).all()
         rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "mine"])
         assert float(rows["mine"]["miou"]) == 1
