@@ -14,7 +14,7 @@ from data.sources import open_data
 from evaluation.classification import draw_classification, print_classification, score_classification
 from models import BLOCKS, build_network
 from training import settings
-from training.checkpoint import autocast, imagenet_weights, start_from
+from training.checkpoint import autocast, imagenet_weights, start_from_backbone, start_from_run
 from training.run import Run
 from training.sweep import sweep
 from utils import main_process_first, shrink
@@ -53,7 +53,9 @@ def train(args):
     torch.manual_seed(args.seed)
     model = build_network(network)
     if args.pretrained:
-        start_from(model, imagenet_weights(args.model))
+        start_from_backbone(model, imagenet_weights(args.model))
+    if args.init:
+        start_from_run(model, network, args.init)
 
     # 3. Training: best is chosen on val
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)

@@ -23,7 +23,7 @@ from evaluation.colorization import (
 )
 from models import build_network
 from training import settings
-from training.checkpoint import autocast
+from training.checkpoint import autocast, start_from_run
 from training.run import Run
 from utils import evenly, main_process_first, write_csv
 
@@ -79,6 +79,8 @@ def main(args):
     if args.target == "lab":
         torch.nn.init.zeros_(model.head.weight)  # begin with grey: the colours then grow from nothing
         torch.nn.init.zeros_(model.head.bias)
+    if args.init:
+        start_from_run(model, network, args.init)
 
     # 3. Training: best is chosen on val
     criterion = partial(colorization_loss, target=args.target)

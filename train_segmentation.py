@@ -15,9 +15,9 @@ from data.augment import augment
 from data.masks import VOID
 from data.sources import open_data
 from evaluation.segmentation import draw_segmentation, print_segmentation, score_segmentation
-from models import BLOCKS, build_network
+from models import build_network
 from training import settings
-from training.checkpoint import autocast, imagenet_weights, load_run, start_from
+from training.checkpoint import autocast, imagenet_weights, load_backbone, start_from_backbone, start_from_run
 from training.run import Run
 from utils import evenly, main_process_first, shrink
 
@@ -70,16 +70,6 @@ def class_weights(masks, classes, balance):
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
 
 
-def load_backbone(run):
-    """The classifier of a finished run of task 1, and its description; (None, {}) without one. Raises InputError."""
-    if not run:
-        return None, {}
-    classifier, metadata = load_run(run)
-    if metadata["network"]["name"] not in BLOCKS:
-        raise InputError(f"--backbone {run}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
-    return classifier, metadata["network"]
-
-
 def describe_network(args, classes, backbone):
     """What build_network makes the network of."""
     if args.model == "unet":
@@ -90,8 +80,8 @@ def describe_network(args, classes, backbone):
 def main(args):
     if args.model == "unet" and (args.pretrained or args.backbone):
         raise InputError("--pretrained and --backbone are for --model fcn32")
-    if args.pretrained and args.backbone:
-        raise InputError("--pretrained and --backbone are two ways to start: give one")
+    if sum(map(bool, (args.pretrained, args.backbone, args.init))) > 1:
+        raise InputError("--pretrained, --backbone and --init are three ways to start: give one")
 
     # 1. Data
     device, dtype = settings.setup(args)
@@ -108,10 +98,10 @@ def main(args):
     network = describe_network(args, len(data.classes), backbone.get("name", "resnet18"))
     torch.manual_seed(args.seed)
     model = build_network(network)
-    if args.pretrained:
-        start_from(model.backbone, imagenet_weights("resnet18"))
-    elif args.backbone:
-        start_from(model.backbone, classifier.state_dict())
+    if args.init:
+        start_from_run(model, network, args.init)
+    elif args.pretrained or args.backbone:
+        start_from_backbone(model.backbone, classifier.state_dict() if classifier else imagenet_weights("resnet18"))
 
     # 3. Training: best is chosen on val
     weights = class_weights(train.targets, len(data.classes), args.balance).to(device)

@@ -115,6 +115,26 @@ def test_a_classifier_becomes_a_backbone(run, here, street, caches, monkeypatch)
     torch.testing.assert_close(weight("run"), imagenet["layer4.1.conv2.weight"])
 
 
+def test_a_run_starts_from_another_of_other_classes(run, here, street, caches):
+    """Two classes where the first run had three: all but the head is taken, and what is not is said."""
+    shutil.copytree(street, "two")
+    for path in here.glob("two/*/masks/*.png"):
+        Image.fromarray(np.array(Image.open(path)) // 2).save(path)
+    words = ("train_segmentation.py", "--data-dir", caches, "--epochs", 1, *QUICK)
+    assert run(*words, "--data", street, "--out", "first")[0] == 0
+    code, out, err = run(*words, "--data", "two", "--lr", 1e-12, "--init", "first", "--out", "second")
+    line = next(line for line in out.splitlines() if "--init" in line)
+    assert code == 0 and line.endswith("start anew: head.weight, head.bias"), err
+    weights = [torch.load(here / name / "best.pt", weights_only=True)["weights"] for name in ("first", "second")]
+    for name in ("stem.0.weight", "down.3.1.3.weight", "up.3.up.weight"):
+        torch.testing.assert_close(weights[1][name], weights[0][name])
+    assert weights[1]["head.weight"].shape[0] == 2
+    for wrong, expected in ((("--model", "fcn32"), "--model unet"), (("--width", 6), "--width"),
+                            (("--model", "fcn32", "--pretrained"), "--init")):
+        code, _, err = run(*words, "--data", "two", "--init", "first", *wrong, "--out", "third")
+        assert code == 2 and expected in err and err.count("\n") == 1
+
+
 def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
     words = ("train_classifier.py", "--data", kinds, "--data-dir", caches, "--epochs", 1, *QUICK, "--out", "sweep",
              "--sweep", "optimizer=sgd,adam", "schedule=none", "lr=1e-3", "batch_size=8")

@@ -9,9 +9,9 @@ import torchvision
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from data import InputError
-from data.images import printable
+from data.images import first_few, printable
 from models import BLOCKS, build_network
-from utils import write_atomically
+from utils import log, write_atomically
 
 # What a checkpoint says of itself, beside its weights; those of a task add to it.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
@@ -116,13 +116,41 @@ def imagenet_weights(depth):
         raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave --pretrained out")
 
 
-def start_from(network, weights):
-    """Copy weights into a ResNet, but not the classifier's head, which belongs to other classes."""
-    weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}
-    try:
-        missing, _ = network.load_state_dict(weights, strict=False)
-    except RuntimeError:
-        missing = ["?"]
-    if any(not key.startswith("fc.") for key in missing):
+def copy_weights(network, weights):
+    """Copy the weights that fit by name and shape; returns the names of the network's that found none."""
+    own = network.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]
+
+
+def start_from_backbone(network, weights):
+    """Copy weights into a ResNet, but not the classifier's head, which belongs to other classes. Raises InputError."""
+    left = copy_weights(network, {name: value for name, value in weights.items() if not name.startswith("fc.")})
+    if any(not name.startswith("fc.") for name in left):
         raise InputError("the weights to start from are another network's: --pretrained needs --width 64 and images "
                          "of 64 pixels or more, --backbone a run of such images")
+
+
+def load_backbone(run):
+    """The classifier of a finished run of task 1, and its description; (None, {}) without one. Raises InputError."""
+    if not run:
+        return None, {}
+    classifier, metadata = load_run(run)
+    if metadata["network"]["name"] not in BLOCKS:
+        raise InputError(f"--backbone {run}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
+    return classifier, metadata["network"]
+
+
+def start_from_run(network, description, run):
+    """Copy what fits from a run of the same kind of network, whatever its classes. Raises InputError."""
+    trained, metadata = load_run(run)
+    kind = metadata["network"]["name"]
+    if kind != description["name"]:
+        raise InputError(f"--init {run}: it is a run of {kind}, and this is {description['name']}; give --model {kind}")
+    left = copy_weights(network, trained.state_dict())
+    parameters = dict(network.named_parameters())
+    if parameters.keys() <= set(left):
+        raise InputError(f"--init {run}: none of its weights fits; give its --width")
+    log(f"--init {printable(run)}: {len(parameters.keys() - set(left))} of {len(parameters)} weights are taken"
+        + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))

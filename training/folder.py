@@ -91,7 +91,7 @@ def binding_settings(args):
 
 def check_state(state, args, metadata):
     """Raise InputError where a checkpoint was trained with other settings, on other data or for longer."""
-    before = state.get("settings", {})
+    before = dict.fromkeys(("tile", "init"), "None") | state.get("settings", {})  # flags that older runs do not know
     changed = [f"--{key.replace('_', '-')} was {before.get(key)}, is {value}"
                for key, value in binding_settings(args).items() if before.get(key) != value]
     if changed:

@@ -32,6 +32,7 @@ def get_args_parser(description, models, out):
         help="scenes, a named data set, or a folder (default: scenes)")
     add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
+    add("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
     add("--recipe", choices=("best", "report"), default="best",
         help="best: our settings for that data set; report: the report's")
     add("--epochs", type=positive_int, help="from here down to --width, the default is the recipe's")
