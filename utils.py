@@ -151,9 +151,8 @@ class WholeBatches(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, indices):
-        images = torch.from_numpy(np.ascontiguousarray(self.split.images[indices]))
-        targets = self.split.targets
-        return images, None if targets is None else torch.from_numpy(np.ascontiguousarray(targets[indices]))
+        images, targets = self.split.read(indices)
+        return torch.from_numpy(images), None if targets is None else torch.from_numpy(targets)
 
 
 def evenly(total, count):
@@ -231,15 +230,18 @@ def pixel_counts(truth, prediction, classes):
 
 
 def segmentation_scores(counts):
-    """Counts (..., 3, K), summed over images -> miou, pixel_accuracy and frequency_weighted_iou (...), iou (..., K).
+    """Counts (..., 3, K), summed over images -> miou, pixel_accuracy and frequency_weighted_iou (...), and iou,
+    dice, precision and recall (..., K) by class.
 
-    A class in neither truth nor prediction has the IoU nan, and no part in the mean.
+    A score of 0/0 is nan. A class in neither truth nor prediction, whose IoU is nan, has no part in the mean.
     """
     right, true, predicted = np.moveaxis(np.asarray(counts, float), -2, 0)
     union, total = true + predicted - right, true.sum(-1).clip(1)
-    iou = right / union.clip(1)
-    return {"miou": iou.sum(-1) / (union > 0).sum(-1).clip(1), "pixel_accuracy": right.sum(-1) / total,
-            "frequency_weighted_iou": (true * iou).sum(-1) / total, "iou": np.where(union > 0, iou, np.nan)}
+    iou, dice, precision, recall = (np.where(whole > 0, part / whole.clip(1), np.nan) for part, whole in (
+        (right, union), (2 * right, true + predicted), (right, predicted), (right, true)))
+    return {"miou": np.nan_to_num(iou).sum(-1) / (union > 0).sum(-1).clip(1), "pixel_accuracy": right.sum(-1) / total,
+            "frequency_weighted_iou": (true * np.nan_to_num(iou)).sum(-1) / total,
+            "iou": iou, "dice": dice, "precision": precision, "recall": recall}
 
 
 def wilson_interval(hits, count, z=1.96):

@@ -19,6 +19,8 @@ from utils import (
 )
 
 
+BY_CLASS = ("iou", "dice", "precision", "recall")
+
 @torch.inference_mode()
 def predicted_masks(predictor, split):
     """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split; several processes share it."""
@@ -29,7 +31,8 @@ def predicted_masks(predictor, split):
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and iou, a dict by class.
+    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and the BY_CLASS, each a dict, with
+    None for 0/0.
 
     Without `outlines` there is no boundary_f1, which takes time.
     """
@@ -40,8 +43,8 @@ def score_segmentation(predictor, split, outlines=True):
             pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())
             edges += [outline_counts(*pair, len(classes)) for pair in pairs]
     scores = segmentation_scores(sum(gather(pixels)))
-    scores = {key: float(value) for key, value in scores.items() if key != "iou"} | {
-        "iou": {name: None if np.isnan(iou) else float(iou) for name, iou in zip(classes, scores["iou"])}}
+    scores = {key: {name: None if np.isnan(score) else float(score) for name, score in zip(classes, value)}
+              if key in BY_CLASS else float(value) for key, value in scores.items()}
     if outlines:
         scores["boundary_f1"] = float(boundary_f1(sum(gather(edges))))
     return scores
@@ -50,9 +53,10 @@ def score_segmentation(predictor, split, outlines=True):
 def print_segmentation(scores):
     """A row a class, then the means."""
     width = max(map(len, ("class", *scores["iou"]))) + 2
-    log(f"{'class':<{width}}IoU")
-    for name, iou in scores["iou"].items():
-        log(f"{name:<{width}}{'-' if iou is None else format(iou, '.4f')}")
+    log(f"{'class':<{width}}{'IoU':<8}{'Dice':<8}{'precision':<11}recall")
+    for name in scores["iou"]:
+        row = ["-" if scores[key][name] is None else format(scores[key][name], ".4f") for key in BY_CLASS]
+        log("{:<{width}}{:<8}{:<8}{:<11}{}".format(name, *row, width=width))
     for key in ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"):
         log(f"{key.replace('_', ' ')}: {scores[key]:.4f}")
 

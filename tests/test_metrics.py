@@ -9,8 +9,11 @@ import torchmetrics
 from conftest import make_masks
 from scipy import ndimage
 
+from data.cache import Split
 from data.masks import VOID
+from evaluation.segmentation import print_segmentation, score_segmentation
 from train_segmentation import segmentation_loss
+from training.checkpoint import Predictor
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 
 
@@ -34,8 +37,32 @@ def test_scores_equal_torchmetrics(seed):
         assert scores["iou"][k] == pytest.approx(float(by_class[k]), abs=1e-6)
     assert scores["miou"] == pytest.approx(float(by_class[[0, 1, 2, 4, 5]].mean()), abs=1e-6)
     assert scores["pixel_accuracy"] == pytest.approx(float(accuracy(prediction, truth)), abs=1e-6)
+    for key, metric in (("dice", "F1Score"), ("precision", "Precision"), ("recall", "Recall")):
+        expected = getattr(torchmetrics, metric)("multiclass", num_classes=7, ignore_index=VOID, average="none")
+        expected = expected(prediction, truth).tolist()
+        nothing = (3, 5, 6) if key == "recall" else (3, 6)  # to divide by: 5 is nowhere in the truth
+        assert np.isnan([scores[key][k] for k in nothing]).all()
+        kept = [k for k in range(7) if k not in nothing]
+        assert scores[key][kept] == pytest.approx([expected[k] for k in kept], abs=1e-6)
     share = torch.bincount(truth[truth != VOID], minlength=7) / (truth != VOID).sum()
     assert scores["frequency_weighted_iou"] == pytest.approx(float((share * by_class.nan_to_num()).sum()), abs=1e-6)
+
+
+def test_a_score_of_nothing_is_a_dash_and_null(capsys):
+    """Class b is in the truth and never predicted, class c in neither."""
+    images = np.zeros((1, 3, 4, 4), np.uint8)
+    split = Split(images, np.arange(16, dtype=np.uint8).reshape(1, 4, 4) // 12, ["x"])
+    always_a = torch.nn.Conv2d(3, 3, 1)
+    torch.nn.init.zeros_(always_a.weight)
+    always_a.bias.data = torch.tensor([1.0, 0.0, 0.0])
+    predictor = Predictor(always_a, {"classes": ["a", "b", "c"]}, torch.device("cpu"), torch.float32)
+    scores = score_segmentation(predictor, split)
+    assert scores["precision"] == {"a": 0.75, "b": None, "c": None} and scores["recall"] == {"a": 1, "b": 0, "c": None}
+    assert scores["iou"] == {"a": 0.75, "b": 0, "c": None} and scores["dice"]["a"] == pytest.approx(1.5 / 1.75)
+    print_segmentation(scores)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[:4]] == [
+        ["class", "IoU", "Dice", "precision", "recall"], ["a", "0.7500", "0.8571", "0.7500", "1.0000"],
+        ["b", "0.0000", "0.0000", "-", "0.0000"], ["c", "-", "-", "-", "-"]]
 
 
 def test_nothing_but_void_scores_zero():
