@@ -98,7 +98,8 @@ def main(args):
         gain = 1.0
         if args.target == "lab":
             gain = COLORFULNESS / min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
-        run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain)
+        if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
+            draw_colorization(run.folder, val, device, run.folder / "predictions.png")
 
     # 4. Test: scored once, with the best weights
     scores = score_colorization(run.best_predictor(), test, baselines=True)

@@ -116,7 +116,8 @@ def main(args):
             loss = segmentation_loss(logits, masks, weights, args.dice)
             run.step(loss)
         scores = score_segmentation(run.predictor, val, outlines=False)
-        run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"])
+        if run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"]):
+            draw_segmentation(run.predictor, val, run.folder / "predictions.png")
 
     # 4. Test: scored once, with the best weights
     predictor = run.best_predictor()

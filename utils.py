@@ -318,10 +318,12 @@ def plot_curves(histories, path):
     figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.4), squeeze=False, layout="constrained")
     for axis, column in zip(axes[0], columns):
         for label, history in histories.items():
-            axis.plot([int(row["epoch"]) for row in history], [float(row[column]) for row in history], label=label)
+            values = [float(row[column]) for row in history]
+            axis.plot([int(row["epoch"]) for row in history], values, marker=".", label=label)  # one epoch is no line
         axis.set(title=column.replace("_", " "), xlabel="epoch")
         axis.grid(alpha=0.3)
     if len(histories) > 1:
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0][0].legend()
     save_figure(figure, path)
 

@@ -19,6 +19,7 @@ import torchvision
 from conftest import ROOT
 from PIL import Image
 
+import training.run
 import utils
 from data.images import read_image
 from training import folder
@@ -133,6 +134,24 @@ def test_a_run_starts_from_another_of_other_classes(run, here, street, caches):
                             (("--model", "fcn32", "--pretrained"), "--init")):
         code, _, err = run(*words, "--data", "two", "--init", "first", *wrong, "--out", "third")
         assert code == 2 and expected in err and err.count("\n") == 1
+
+
+def test_a_run_is_drawn_while_it_trains(run, here, street, caches, monkeypatch):
+    """After every epoch its curves, of a single epoch too, and at every new best network what that predicts on val."""
+    drawn, plot = [], utils.plot_curves
+    monkeypatch.setattr(training.run, "DRAWING_PAUSE", 0)
+    monkeypatch.setattr(training.run, "plot_curves", lambda histories, path: (
+        plot(histories, path), drawn.append((len(histories["run"]), path.with_name("predictions.png").exists()))))
+    words = ("--data", street, "--data-dir", caches, *QUICK, "--epochs", 2, "--out", "run")
+    for script in ("train_segmentation.py", "train_colorization.py"):
+        code, _, err = run(script, *words)
+        assert code == 0, err
+        assert drawn[:2] == [(1, False), (2, True)] and len(drawn) == 3
+        drawn.clear()
+    one = here / "one.png"
+    plot({"run": [{"epoch": 1, "train_loss": 0.5}]}, one)
+    blue = (np.array(Image.open(one).convert("RGB")).astype(int) * [-1, -1, 2]).sum(2) > 150
+    assert blue.sum() > 4  # a dot
 
 
 def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):

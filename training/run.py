@@ -36,6 +36,9 @@ except ImportError:  # Windows: no peak memory
     resource = None
 
 
+DRAWING_PAUSE = 60  # seconds from one drawing of curves and predictions, which may take two, to the next
+
+
 class Diverged(InputError):
     """The loss is no longer finite."""
 
@@ -77,6 +80,7 @@ class Run:
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
         self.history, self.best = [], None
         self.stop_signal, self.saved = StopSignal(at_once=args.dry_run), time.monotonic()
+        self.drawn = self.saved
         if not args.dry_run:
             with main_process_first():
                 self.lock = claim_folder(args)
@@ -169,7 +173,8 @@ class Run:
     def end_epoch(self, scores, best, **found):
         """Close an epoch. `scores` of val go to metrics.csv; the network with the highest `best` becomes best.pt.
 
-        What was `found` on val, such as a gain, belongs to the metadata of that network.
+        What was `found` on val, such as a gain, belongs to the metadata of that network. Returns whether predictions of
+        a new best network are to be drawn.
         """
         loss = sum(gather([float(self.loss_sum)])) / (self.steps_per_epoch * world_size())
         row = {"epoch": self.epoch + 1, "step": (self.epoch + 1) * self.steps_per_epoch,
@@ -189,6 +194,7 @@ class Run:
             save_checkpoint(self.folder / "best.pt", self.metadata | found | {"weights": weights})
         self.save_state()
         print_epoch(row, self.args.epochs, sum(self.seconds))
+        return draw_curves(self) and improved
 
     def stop(self):
         """Save and leave, as a signal asked."""
@@ -246,6 +252,15 @@ def write_settings(run, assignment):
     write_atomically(run.folder / "config.json", json.dumps(config, indent=2, default=str))
     if assignment:
         write_atomically(run.folder / "split.json", json.dumps(assignment, indent=1))
+
+
+def draw_curves(run):
+    """Draw curves.png, unless it was drawn a moment ago; returns whether it was, and more can be drawn."""
+    if process_rank() or time.monotonic() - run.drawn < DRAWING_PAUSE:
+        return False
+    plot_curves({run.folder.name: run.history}, run.folder / "curves.png")
+    run.drawn = time.monotonic()
+    return True
 
 
 def print_epoch(row, epochs, seconds):
