@@ -26,8 +26,10 @@ def score(args):
     metadata, task = predictor.metadata, predictor.metadata["task"]
     if not args.data and metadata["data"] not in NAMED and not Path(metadata["data"]).is_dir():
         raise InputError(f"{metadata['data']}, on which the run was trained, is not there; give a folder with --data")
-    data = open_data(args.data or metadata["data"], task, tuple(args.size or metadata["size"]), args.data_dir,
-                     metadata["seed"], splits=(args.split,))
+    scale = metadata["scale"] if args.data and metadata.get("tile") else None  # other images keep their own size
+    size = args.size or (None if scale else metadata["size"])
+    data = open_data(args.data or metadata["data"], task, size and tuple(size), args.data_dir, metadata["seed"],
+                     splits=(args.split,), scale=scale)
     if data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
@@ -69,6 +71,8 @@ def get_args_parser():
     sub.add_argument("run", help="a run's folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as '*.jpg'")
     sub.add_argument("--out", required=True, help="the folder to write to")
+    sub.add_argument("--probabilities", action="store_true",
+                     help="also of each image an .npy of the classes' probabilities, float16 (classes, H, W)")
 
     add_grade_arguments(command(grade, "score a class's submissions against the truth"))
     add_report_arguments(command(report, "make the homework's report anew"))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from data import InputError
-from data.augment import augment
+from data.augment import augment, crop_train
 from data.masks import VOID
 from data.sources import open_data
 from evaluation.segmentation import draw_segmentation, print_segmentation, score_segmentation
@@ -63,8 +63,8 @@ def segmentation_loss(logits, masks, weights, dice):
 
 def class_weights(masks, classes, balance):
     """Masks (N, H, W) uint8 -> weights (K,): a class's share of the pixels to the power -balance, mean 1 by pixel."""
-    sample = masks[evenly(len(masks), 500)]
-    counts = np.bincount(sample.ravel(), minlength=256)[:classes] + 1.0
+    sample = (np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))
+    counts = sum(sample)[:classes] + 1.0
     share = counts / counts.sum()
     weights = share**-balance
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
@@ -88,7 +88,8 @@ def main(args):
     if args.dry_run:
         settings.check_everything(args, "segmentation")
     with main_process_first():  # it fills the cache
-        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed)
+        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1))
+    tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
 
     # 2. Network
@@ -105,10 +106,11 @@ def main(args):
 
     # 3. Training: best is chosen on val
     weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
-    run = Run(args, device, dtype, network, data, model)
+    run = Run(args, device, dtype, network, data, model, **tiles)
+    largest = tiles.get("tile", data.size)
     for epoch in run.epochs():
         whole = args.dry_run or epoch >= args.small * args.epochs  # a dry run measures what is largest
-        size = data.size if whole else shrink(data.size)
+        size = largest if whole else shrink(largest)
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
             with autocast(device, dtype):
@@ -129,6 +131,8 @@ def main(args):
 
 def get_args_parser():
     parser = settings.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
+    parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
+                        help="train on random crops of images, which keep their own size, or --size")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
     parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier of task 1, at its width")
     return parser

@@ -4,6 +4,7 @@ With torchrun several processes work on one run. The first of them alone prints 
 """
 import contextlib
 import csv
+import dataclasses
 import io
 import itertools
 import math
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from data import InputError
-from data.augment import DRAWS
+from data.augment import DRAWS, Crops
 from data.cache import START_METHOD
 from data.masks import VOID
 
@@ -85,6 +86,7 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
+        split = dataclasses.replace(split, places=draws[:, 5]) if isinstance(split, Crops) else split
     stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
@@ -321,9 +323,9 @@ def plot_curves(histories, path):
             values = [float(row[column]) for row in history]
             axis.plot([int(row["epoch"]) for row in history], values, marker=".", label=label)  # one epoch is no line
         axis.set(title=column.replace("_", " "), xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     if len(histories) > 1:
-        axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0][0].legend()
     save_figure(figure, path)
 

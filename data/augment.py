@@ -1,17 +1,56 @@
-"""Random changes to a whole batch at once, on the device the batch is on.
+"""Random changes to a whole batch at once, on the device the batch is on; random crops, while images are read.
 
 Nothing here draws a random number: each sample brings its own row of DRAWS uniform numbers (utils.batches makes
 them from seed, epoch and index), so what happens to an image does not depend on the batch it is in.
 """
 import functools
 import math
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data.cache import Split
 from data.masks import VOID
 
-DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 shift, 6 to 9 recolour; 5 is spare
+DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 shift, 5 crops, 6 to 9 recolour
+
+
+@dataclass
+class Crops(Split):
+    """A training split of large images, whose samples are random crops of the size `tile`, cut out as they are read.
+
+    Each image gives as many as tiles would cover it, so that an epoch sees about as many pixels as there are. `images`
+    and `targets` stay whole. `places` (N,) in [0, 1) says where an epoch's crops lie.
+    """
+    on_gpu: list = field(default_factory=list)  # never
+    tile: tuple[int, int] = (0, 0)
+    places: np.ndarray | None = None
+
+    @property
+    def per_image(self):
+        return math.prod(-(-side // tile) for side, tile in zip(self.images.shape[2:], self.tile))
+
+    def __len__(self):
+        return len(self.names) * self.per_image
+
+    def read(self, indices):
+        height, width = self.tile
+        rows, columns = (side - tile + 1 for side, tile in zip(self.images.shape[2:], self.tile))
+        corners = (self.places[indices].astype(float) * (rows * columns)).astype(int)  # one number for both sides
+        crops = [(i, ..., slice(top, top + height), slice(left, left + width))
+                 for i, top, left in zip(indices // self.per_image, *divmod(corners, columns))]
+        return tuple(np.stack([array[crop] for crop in crops]) for array in (self.images, self.targets))
+
+
+def crop_train(data, tile):
+    """Let a data set's train hold random crops; returns what its checkpoints say of tiles: nothing without a tile."""
+    if not tile:
+        return {}
+    tile = [min(pair) for pair in zip(tile, data.size)]
+    data.splits["train"] = Crops(**vars(data.splits["train"]) | {"on_gpu": [], "tile": tile})
+    return {"tile": tile, "scale": list(data.scale)}
 
 
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):

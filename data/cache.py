@@ -53,6 +53,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The images and targets of these samples."""
+        return self.images[indices], None if self.targets is None else self.targets[indices]
+
     def __getstate__(self) -> dict:
         """For loader processes that are not forked: a mapped file travels by its name, not as a copy of its bytes."""
         return {key: str(value.filename) if isinstance(getattr(value, "base", None), mmap.mmap) else value

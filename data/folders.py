@@ -156,8 +156,11 @@ def refuse_inner_splits(root: str, names: list[str]) -> None:
                          "mixed; put train, val and test at the top, each with what is inside them now")
 
 
-def usual_size(source: Source) -> tuple[int, int]:
-    """A folder's own training size: the commonest size of up to 1,000 of its images, the longer side at most 512."""
+def settle_size(source: Source, scale=None) -> None:
+    """Set the training size, where none was given, and `source.scale`, its sides as shares of the images' own.
+
+    The size follows from the commonest of up to 1,000 images: times `scale`, or the longer side at most 512.
+    """
     paths = [path for samples in source.splits.values() for path in samples.images]
     sizes = Counter()
     for path in paths[::max(1, len(paths) // 1000)]:
@@ -165,8 +168,13 @@ def usual_size(source: Source) -> tuple[int, int]:
             sizes[image_size(path)] += 1
     if not sizes:
         raise InputError(f"{printable(source.root)}: not one image that can be read; put some there")
-    common = sizes.most_common(1)[0][0]
-    scale = min(1, 512 / max(common))
-    size = tuple(max(1, round(side * scale)) for side in common)
-    source.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(*size, *common))
-    return size
+    common, count = sizes.most_common(1)[0]
+    if not source.size:
+        shares = scale or (min(1, 512 / max(common)),) * 2
+        source.size = tuple(max(1, round(side * share)) for side, share in zip(common, shares))
+        source.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(
+            *source.size, *common))
+    source.scale = tuple(side / own for side, own in zip(source.size, common))
+    if scale and count < sizes.total():
+        source.notes.append("{} of {} images looked at are not of {}x{}, and are resized like those".format(
+            sizes.total() - count, sizes.total(), *common))

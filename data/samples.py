@@ -116,7 +116,8 @@ class Source:
     """A data set that was found and is not yet decoded.
 
     size: (height, width) for training. classes: labels' names, or masks' classes, or None while only the masks can
-    tell. notes: lines for the user. assignment: {split: names} where the splits were made here.
+    tell. notes: lines for the user. assignment: {split: names} where the splits were made here. scale: of the size,
+    as shares of the images' own, where that was looked at.
     """
     name: str
     root: str
@@ -125,3 +126,4 @@ class Source:
     classes: Classes | list[str] | None = None
     notes: list[str] = field(default_factory=list)
     assignment: dict[str, list[str]] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)

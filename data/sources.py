@@ -22,7 +22,7 @@ from data.folders import (
     find_images,
     find_segmentation,
     hold_out,
-    usual_size,
+    settle_size,
 )
 from data.images import printable, stop
 from data.masks import Classes, read_classes
@@ -47,7 +47,8 @@ class DataSet:
     """A data set in the one form that everything else works on; see `open_data`.
 
     classes, colors, ids: of the scored classes, in the order of their indices; ids are what masks' files call them.
-    notes: lines for the user. assignment: {split: names} where the splits were made here.
+    notes: lines for the user. assignment: {split: names} where the splits were made here. scale: of the size, as shares
+    of the images' own, where `open_data` was given one.
     """
     name: str
     task: str
@@ -58,35 +59,38 @@ class DataSet:
     splits: dict[str, Split]
     notes: list[str] = field(default_factory=list)
     assignment: dict[str, list[str]] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
 
 
 def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data", seed: int = 0,
-              splits=SPLITS) -> DataSet:
+              splits=SPLITS, scale=None) -> DataSet:
     """Open a data set at a size, decoding it into the cache at the first call.
 
     data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
     (height, width), by default the data set's own. seed: draws the scenes, and the splits that are made here. splits:
-    those needed. Raises InputError, one line that names the file and the remedy, where the data are not in order.
+    those needed. scale: without a size, the commonest image's own size times this. Raises InputError, one line that
+    names the file and the remedy, where the data are not in order.
     """
-    source = find_source(data, task, size, data_dir, seed)
+    source = find_source(data, task, size, data_dir, seed, scale=scale)
     for split in splits:
         if split not in source.splits:
             raise InputError(f"{printable(source.root)}: no {split} split; a folder for {task} holds "
                              f"{FOLDER_LAYOUTS[task]}")
     metadata, opened = decode_source(source, task, data_dir, seed)
     return DataSet(source.name, task, source.size, metadata["classes"], list(map(tuple, metadata["colors"])),
-                   metadata["ids"], {split: opened[split] for split in splits}, source.notes, source.assignment)
+                   metadata["ids"], {split: opened[split] for split in splits}, source.notes, source.assignment,
+                   source.scale)
 
 
 def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data",
-               seed: int = 0) -> tuple[list[str], list[str]]:
+               seed: int = 0, scale=None) -> tuple[list[str], list[str]]:
     """Open a data set as `open_data` does, for --dry-run: (lines that describe it, problems).
 
     It does not stop at the first problem. With problems nothing is kept; without, training then finds the cache.
     """
     problems = []
     try:
-        source = find_source(data, task, size, data_dir, seed, problems.append)
+        source = find_source(data, task, size, data_dir, seed, problems.append, scale)
         metadata, _ = decode_source(source, task, data_dir, seed, problems)
     except InputError as error:
         return [], [*problems, str(error)]
@@ -121,7 +125,7 @@ def decode_source(source: Source, task: str, data_dir: str, seed: int, problems=
 
 # ------------------------------------------------------------------------------------------ finding any data set
 
-def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop) -> Source:
+def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop, scale=None) -> Source:
     """Find a named data set or a folder and its splits, and hold out those that are missing. Nothing is decoded yet."""
     if task not in FOLDER_LAYOUTS:
         raise InputError(f"{printable(str(task))}: no such task; choose one of {', '.join(FOLDER_LAYOUTS)}")
@@ -135,10 +139,17 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
         return source
     find_splits(source, data, task, on_error)
     hold_out(source, seed)
-    source.size = source.size or usual_size(source)
-    if min(source.size) < least:
-        raise InputError("{}: its images are of {}x{}, too small; give a larger --size".format(
-            printable(source.root), *source.size))
+    if scale:  # the images' own size, not the one usual for a named set
+        source.size = size and tuple(size)
+    if scale or not source.size:
+        settle_size(source, scale)
+    if not (least <= min(source.size) and max(source.size) <= MAX_SIDE):
+        wrong, remedy = ("too small", "larger") if min(source.size) < least else ("too large", "smaller")
+        raise InputError("{}: its images are of {}x{}, {}; give a {} --size".format(
+            printable(source.root), *source.size, wrong, remedy))
+    if task == "segmentation" and max(source.scale) < 0.5:
+        source.notes.append("small things shrink with the images, to {:.0%} of their height and {:.0%} of their width; "
+                            "--tile 256 256 trains on crops of images at their own size".format(*source.scale))
     for samples in source.splits.values():
         samples.size, samples.classes = source.size, source.classes
     return source

@@ -2,6 +2,7 @@
 
 predicting.py    results for anyone's images
 segmentation.py, classification.py, colorization.py   score, print, draw and predict, a task each
+tiles.py         large images, tile by tile
 counts.py        rows of counts, from which the scores of any set of images follow
 grading.py       a class's submissions, graded; submissions.py reads what was handed in
 reporting.py     the homework's report, made anew: its runs; claims.py has the claims and their verdicts,
@@ -10,6 +11,7 @@ pages.py         HTML
 """
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 
@@ -17,3 +19,19 @@ def as_batch(image, size, device):
     """A Pillow image -> (1, 3, H, W) float in [0, 1] at a network's size."""
     small = np.array(image.resize(tuple(size)[::-1], Image.Resampling.BILINEAR))
     return torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def enlarge(maps, size):
+    """Maps (C, h, w) float -> bilinearly at a size (H, W): yields (C, rows, W), from top to bottom.
+
+    The values are F.interpolate's. A very large image's whole would take gigabytes.
+    """
+    (height, width), source = size, maps.shape[1]
+    y = ((torch.arange(height, device=maps.device) + 0.5) * (source / height) - 0.5).clamp(min=0)
+    above = y.long()
+    below, share = (above + 1).clamp(max=source - 1), (y - above)[:, None]
+    rows = max(2**22 // (len(maps) * width), 1)
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        lines = torch.lerp(maps[:, above[part]], maps[:, below[part]], share[part])
+        yield F.interpolate(lines[None], (lines.shape[1], width), mode="bilinear")[0]

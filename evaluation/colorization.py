@@ -3,11 +3,10 @@ import json
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from data import color
-from evaluation import as_batch
+from evaluation import as_batch, enlarge
 from training.checkpoint import load_predictor
 from utils import batches, evenly, gather, log, plot_images
 
@@ -112,17 +111,17 @@ def predict_colorization(predictor, image):
     original.
     """
     lightness, _ = lightness_and_ab(as_batch(image, predictor.metadata["size"], predictor.device))
-    painted = paint(predictor(lightness), lightness, predictor.metadata)
-    painted = F.interpolate(painted, (image.height, image.width), mode="bilinear")
-    rows, strips = max(2**22 // image.width, 1), []  # in strips: the arithmetic takes many times an image's memory
-    for top in range(0, image.height, rows):
-        strip = painted[:, :, top : top + rows]
+    painted = paint(predictor(lightness), lightness, predictor.metadata)[0]
+    result, top = np.empty((image.height, image.width, 3), np.uint8), 0
+    for strip in enlarge(painted, result.shape[:2]):  # in strips: the arithmetic takes many times an image's memory
+        strip, bottom = strip[None], top + strip.shape[1]
         if predictor.metadata["target"] == "lab":
-            part = image.crop((0, top, image.width, top + strip.shape[2]))
+            part = image.crop((0, top, image.width, bottom))
             own, _ = lightness_and_ab(as_batch(part, strip.shape[2:], predictor.device))
             strip = with_colors(own, color.rgb_to_lab(strip)[:, 1:])
-        strips.append(to_images(strip)[0])
-    return Image.fromarray(np.concatenate(strips))
+        result[top:bottom] = to_images(strip)[0]
+        top = bottom
+    return Image.fromarray(result)
 
 
 def run_without_skips(folder):

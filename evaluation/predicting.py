@@ -1,22 +1,28 @@
 """Predictions for anyone's images: which images are meant, what the results are called, and the work on all cores."""
+import contextlib
 import glob
+import math
 import os
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from data import InputError
-from data.images import is_image, list_images, read_image
+from data.images import image_size, is_image, list_images, read_image
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
 from evaluation.segmentation import predict_segmentation, with_palette
 from training.checkpoint import load_predictor
 from training.settings import explain, refuse, setup
 from utils import save_image, write_csv
+
+LARGE, LARGEST = 2**26, 2**30  # pixels: of images that are predicted one at a time, and of the largest taken
 
 
 def predict(args):
@@ -25,6 +31,8 @@ def predict(args):
     predictions.csv says which image gave which result.
     """
     predictor = load_predictor(args.run, *setup(args))
+    if args.probabilities and predictor.metadata["task"] != "segmentation":
+        raise InputError("--probabilities is for segmentation; leave it out")
     out, problems = Path(args.out), []
     images = find_inputs(args.images, out, problems.append)
     out.mkdir(parents=True, exist_ok=True)
@@ -90,9 +98,12 @@ def unused(name, used):
 
 def predict_each(predictor, images, out, args):
     """Yield for each {path: name}, in order, its row of predictions.csv and None, or None and what is wrong with it."""
+    one_at_a_time = threading.Lock()
+
     def predict_one(path, name):
         try:
-            return {"image": path} | predict_image(predictor, read_image(path), out, name), None
+            with one_at_a_time if math.prod(image_size(path)) > LARGE else contextlib.nullcontext():
+                return {"image": path} | predict_image(predictor, read_image(path), out, name, args.probabilities), None
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error, args)
             if advice is None:
@@ -103,15 +114,17 @@ def predict_each(predictor, images, out, args):
     cores = torch.get_num_threads()
     threads = max(min(4 if predictor.device.type == "cuda" else min(cores, 8), len(images)), 1)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(cores // threads, 1),))
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST  # one's own images are no attack
     try:
         yield from pool.map(predict_one, images, images.values())
     finally:
         pool.shutdown(cancel_futures=True)
+        Image.MAX_IMAGE_PIXELS = usual
 
 
-def predict_image(predictor, image, out, name):
+def predict_image(predictor, image, out, name, keep_probabilities=False):
     """Predict one Pillow image and write what comes of it; returns the result's columns of predictions.csv."""
-    metadata = predictor.metadata
+    metadata, probabilities = predictor.metadata, None
     if metadata["task"] == "classification":
         label, probability = predict_classification(predictor, image)
         return {"label": label, "probability": f"{probability:.4f}"}
@@ -120,8 +133,18 @@ def predict_image(predictor, image, out, name):
     if metadata["task"] == "colorization":
         save_image(predict_colorization(predictor, image), path)
     else:
-        mask = with_palette(predict_segmentation(predictor, image), metadata["colors"], metadata["ids"])
+        if keep_probabilities:  # a mapped file: for a very large image they take gigabytes
+            partial = path.with_name(f".{path.stem}.npy.partial")
+            shape = len(metadata["classes"]), image.height, image.width
+            probabilities = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+        mask = predict_segmentation(predictor, image, probabilities)
+        mask = with_palette(mask, metadata["colors"], metadata["ids"])
         save_image(mask, path)
+        if keep_probabilities:
+            os.replace(partial, path.with_suffix(".npy"))
+        for top in range(0, image.height, 1024):  # in strips, for the sake of very large images
+            strip = (0, top, image.width, min(top + 1024, image.height))
+            image.paste(Image.blend(image.crop(strip), mask.crop(strip).convert("RGB"), 0.5), strip)
         suffix = "jpg" if max(image.size) <= 65500 else "png"  # libjpeg's limit
-        save_image(Image.blend(image, mask.convert("RGB"), 0.5), out / f"{name}_overlay.{suffix}")
+        save_image(image, out / f"{name}_overlay.{suffix}")
     return {"prediction": path.relative_to(out).as_posix()}

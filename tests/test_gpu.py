@@ -73,7 +73,7 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     def score(*args, **kwargs):
         raise EndOfEpoch
 
-    monkeypatch.setattr(script, "open_data", lambda *args: data)
+    monkeypatch.setattr(script, "open_data", lambda *args, **options: data)
     monkeypatch.setattr(script, f"score_{task}", score)
     monkeypatch.setattr(script, "autocast", lambda device, dtype: contextlib.nullcontext())
     monkeypatch.setattr(Run, "batches", batches)

@@ -1,11 +1,19 @@
 """evaluate.py predict and export: anyone's images, in folders or large, and what comes of them."""
 import csv
+import json
 
 import fuzz
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import utils
+from data.augment import Crops, crop_train
+from data.cache import Split
+from data.sources import DataSet, open_data
+from evaluation import enlarge
+from evaluation.segmentation import predict_segmentation, predicted_classes
 from training.checkpoint import save_checkpoint
 
 
@@ -59,3 +67,127 @@ def test_a_classifier_writes_both_tables(run, here):
     assert [row["name"] for row in labels] == ["apple/0.png", "lime/0.png", "1.png"]
     for key in ("label", "probability"):
         assert [row[key] for row in predictions] == [row[key] for row in labels]
+
+
+def per_pixel(metadata):
+    """A predictor whose scores of a pixel follow from that pixel alone: tiles must not change a thing."""
+    weight = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 9
+    bias = torch.tensor([3.0, 0, 0, 0])
+
+    class Pixelwise:
+        device, model = torch.device("cpu"), torch.nn.Identity()
+
+        def __call__(self, images):
+            return torch.nn.functional.conv2d(images, weight, bias)
+
+    predictor = Pixelwise()
+    predictor.metadata = metadata
+    return predictor
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (64, 48), (65, 49), (130, 200), (500, 31)])
+def test_tiles_cover_every_pixel_and_blend_to_the_same(size):
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    predictor = per_pixel({"tile": [64, 48], "scale": [1.0, 1.0]})
+    expected = predictor(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0]
+    probabilities = np.zeros((4, *size), np.float32)
+    mask = predict_segmentation(predictor, Image.fromarray(image), probabilities)
+    np.testing.assert_array_equal(mask, expected.argmax(0))
+    np.testing.assert_allclose(probabilities, expected.softmax(0), atol=1e-5)
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+    np.testing.assert_array_equal(predicted_classes(predictor, batch)[0], mask)
+
+
+def test_bands_are_those_of_the_whole_enlarged():
+    maps = torch.randn(3, 9, 14, generator=torch.Generator().manual_seed(0))
+    for size in ((9, 14), (50, 31), (4, 2000), (3000, 700)):
+        bands = torch.cat(list(enlarge(maps, size)), 1)
+        torch.testing.assert_close(bands, torch.nn.functional.interpolate(maps[None], size, mode="bilinear")[0])
+
+
+def test_a_small_disc_in_a_large_image_is_found(run, here):
+    """A disc of radius 5 in 256x512, which a size of 64x128 would shrink to 5 pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 3), ("test", 4)):
+        for i in range(count):
+            y, x = rng.integers(8, 248), rng.integers(8, 504)
+            mask = np.hypot(*np.ogrid[-y : 256 - y, -x : 512 - x]) <= 5
+            image = rng.integers(0, 120, (256, 512, 3)) + 100 * mask[..., None]
+            for kind, array in (("images", image), ("masks", mask)):
+                (here / "discs" / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array.astype(np.uint8)).save(here / "discs" / split / kind / f"{i}.png")
+    code, out, err = run("train_segmentation.py", "--data", "discs", "--tile", 64, 64, "--width", 4, "--epochs", 6,
+                         "--batch-size", 8, "--lr", 1e-2, "--device", "cpu", "--precision", "fp32", "--out", "run")
+    assert code == 0, err
+    iou = json.loads((here / "run/summary.json").read_text())["metrics"]["iou"]["foreground"]
+    assert iou > 0.5
+    # Predicted from files, at their own size, it is the same.
+    code, _, err = run("evaluate.py", "predict", "run", "discs/test/images", "--out", "results", "--device", "cpu")
+    assert code == 0, err
+    truth, found = (np.stack([np.array(Image.open(here / place / f"{i}.png")) for i in range(4)]) == 1
+                    for place in ("discs/test/masks", "results"))
+    assert (truth & found).sum() / (truth | found).sum() == pytest.approx(iou, abs=0.01)
+    code, out, err = run("evaluate.py", "score", "run")
+    assert code == 0 and f"foreground  {iou:.4f}" in out, err
+
+
+def test_images_keep_their_own_size_for_tiles(here):
+    """In a folder of large images, one of them of another size."""
+    for split in ("train", "val", "test"):
+        for i in range(4):
+            size = (300, 1100) if (split, i) == ("train", 0) else (200, 1100)
+            noise(here / "mine" / split / "images" / f"{i}.png", size)
+            (here / "mine" / split / "masks").mkdir(exist_ok=True)
+            Image.fromarray((np.indices(size)[0] > 99).astype(np.uint8)).save(here / f"mine/{split}/masks/{i}.png")
+    data = open_data("mine", "segmentation")
+    assert data.size == (93, 512) and any("--tile" in note for note in data.notes)
+    data = open_data("mine", "segmentation", scale=(1, 1))
+    assert data.size == (200, 1100) and data.scale == (1, 1) and not any("--tile" in note for note in data.notes)
+    assert any("1 of 12 images" in note for note in data.notes)
+    assert open_data("mine", "segmentation", (100, 550), scale=(1, 1)).scale == (0.5, 0.5)
+    assert open_data("mine", "segmentation", scale=(0.5, 0.25)).size == (100, 275)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_tiles_of_a_run_at_another_scale_give_results_at_the_image_s_own(scale):
+    halves = np.zeros((301, 203, 3), np.uint8)
+    halves[150:] = 255
+    predictor = per_pixel({"tile": [64, 48], "scale": [scale, scale]})
+    mask = predict_segmentation(predictor, Image.fromarray(halves))
+    assert mask.shape == (301, 203) and (mask[:145] == mask[0, 0]).all() and (mask[155:] == mask[-1, -1]).all()
+    assert mask[0, 0] != mask[-1, -1]
+
+
+def test_crops_follow_from_the_draws():
+    """Each crop is a part of its image and mask; an epoch's differ from the next's; all places are possible."""
+    images = np.arange(2 * 3 * 40 * 50).reshape(2, 3, 40, 50).astype(np.uint8)
+    masks = images[:, 0].copy()
+    data = DataSet("x", "segmentation", (40, 50), [], [], [], {"train": Split(images, masks, ["a", "b"])})
+    assert crop_train(data, None) == {}
+    assert crop_train(data, [8, 64]) == {"tile": [8, 50], "scale": [1.0, 1.0]}
+    crops = data.splits["train"] = Crops(images, masks, ["a", "b"], tile=(8, 10))
+    assert len(crops) == 2 * 25
+    epochs = [list(utils.batches(crops, 5, torch.device("cpu"), 0, epoch)) for epoch in (0, 0, 1)]
+    for (one, _, _), (same, _, _), (other, _, _) in zip(*epochs):
+        assert one.shape == (5, 3, 8, 10) and torch.equal(one, same) and not torch.equal(one, other)
+    for image, mask, _ in epochs[0]:
+        assert torch.equal(image[:, 0], mask)
+    crops.places = np.linspace(0, 1, 50, endpoint=False, dtype=np.float32)
+    crops.places[49] = np.nextafter(np.float32(1), np.float32(0))
+    corner = crops.read(np.array([0, 49]))[0]
+    np.testing.assert_array_equal(corner, [images[0, :, :8, :10], images[1, :, -8:, -10:]])
+
+
+def test_probabilities_beside_the_mask(run, here):
+    noise(here / "a.png", (50, 41))
+    save_checkpoint(here / "best.pt", fuzz.checkpoints()[0])
+    code, _, err = run("evaluate.py", "predict", "best.pt", "a.png", "--out", "results", "--probabilities")
+    assert code == 0, err
+    probabilities = np.load(here / "results/a.npy")
+    assert probabilities.dtype == np.float16 and probabilities.shape == (2, 50, 41)
+    np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
+    differ = np.abs(probabilities[0].astype(float) - probabilities[1]) > 1e-2
+    np.testing.assert_array_equal(probabilities.argmax(0)[differ], np.array(Image.open(here / "results/a.png"))[differ])
+    save_checkpoint(here / "best.pt", fuzz.checkpoints()[2])
+    code, _, err = run("evaluate.py", "predict", "best.pt", "a.png", "--out", "results", "--probabilities")
+    assert code == 2 and "--probabilities" in err

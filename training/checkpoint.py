@@ -16,6 +16,7 @@ from utils import log, write_atomically
 # What a checkpoint says of itself, beside its weights; those of a task add to it.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict}
+OPTIONAL = {"tile": list, "scale": list}  # (height, width) and shares, of a run that was trained on tiles
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"), "colorization": ("unet",)}
 
 
@@ -51,6 +52,7 @@ def load_checkpoint(path):
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         wrong = [key for key, kind in METADATA.items() if not isinstance(checkpoint.get(key), kind)]
+        wrong += [key for key, kind in OPTIONAL.items() if not isinstance(checkpoint.get(key, kind()), kind)]
         if wrong or checkpoint["task"] not in TASKS:
             raise ValueError(f"there is something wrong with its {(wrong or ['task'])[0]}")
     except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage

@@ -106,7 +106,8 @@ def fill_in(args, data, recipes, best_on, out, **known):
 
 def check_everything(args, task):
     """The first half of --dry-run: print all that is found in the data. The second half is a few training steps."""
-    lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed)
+    scale = (1, 1) if getattr(args, "tile", None) else None  # with --tile images keep their own size
+    lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed, scale)
     log("\n".join(lines))
     if problems:
         log("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)

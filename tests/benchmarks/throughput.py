@@ -287,7 +287,7 @@ def inference(options, name, ours):
             "size": list(data.size), "classes": data.classes, "colors": [list(color) for color in data.colors],
             "ids": data.ids})
         settings = argparse.Namespace(run=folder, out=str(Path(folder, "out")), device=options.device,
-                                      precision=options.precision)
+                                      precision=options.precision, probabilities=False)
         if not ours:  # which loads the checkpoint
             model.to(device).eval()
 
