@@ -1,7 +1,8 @@
-"""Score a run, predict on anyone's images, grade a class's submissions, make the report anew.
+"""Score a run, predict on anyone's images, export the network, grade a class's submissions, make the report anew.
 
     python evaluate.py score runs/segmentation/unet-scenes
     python evaluate.py predict runs/segmentation/unet-scenes photos --out predictions
+    python evaluate.py export runs/segmentation/unet-scenes model.pt2
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
     python evaluate.py report --seeds 1
 """
@@ -12,6 +13,7 @@ from data import InputError
 from data.sources import NAMED, open_data
 from evaluation.classification import print_classification, score_classification
 from evaluation.colorization import print_colorization, score_colorization
+from evaluation.exporting import export
 from evaluation.grading import add_grade_arguments, grade
 from evaluation.predicting import predict
 from evaluation.reporting import add_report_arguments, report
@@ -73,6 +75,10 @@ def get_args_parser():
     sub.add_argument("--out", required=True, help="the folder to write to")
     sub.add_argument("--probabilities", action="store_true",
                      help="also of each image an .npy of the classes' probabilities, float16 (classes, H, W)")
+
+    sub = command(export, "the network in a file that torch or ONNX loads without this project")
+    sub.add_argument("run", help="a run's folder")
+    sub.add_argument("file", metavar="FILE", help="model.pt2 or model.onnx")
 
     add_grade_arguments(command(grade, "score a class's submissions against the truth"))
     add_report_arguments(command(report, "make the homework's report anew"))

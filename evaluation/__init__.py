@@ -2,6 +2,7 @@
 
 predicting.py    results for anyone's images
 segmentation.py, classification.py, colorization.py   score, print, draw and predict, a task each
+exporting.py     a network in one file, for use elsewhere
 tiles.py         large images, tile by tile
 counts.py        rows of counts, from which the scores of any set of images follow
 grading.py       a class's submissions, graded; submissions.py reads what was handed in

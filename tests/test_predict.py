@@ -1,5 +1,6 @@
 """evaluate.py predict and export: anyone's images, in folders or large, and what comes of them."""
 import csv
+import importlib.util
 import json
 
 import fuzz
@@ -14,7 +15,7 @@ from data.cache import Split
 from data.sources import DataSet, open_data
 from evaluation import enlarge
 from evaluation.segmentation import predict_segmentation, predicted_classes
-from training.checkpoint import save_checkpoint
+from training.checkpoint import load_run, save_checkpoint
 
 
 @pytest.fixture
@@ -176,6 +177,25 @@ def test_crops_follow_from_the_draws():
     crops.places[49] = np.nextafter(np.float32(1), np.float32(0))
     corner = crops.read(np.array([0, 49]))[0]
     np.testing.assert_array_equal(corner, [images[0, :, :8, :10], images[1, :, -8:, -10:]])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])  # segmentation by both networks, classification, colorization
+def test_export_takes_any_size(run, here, number):
+    checkpoint = fuzz.checkpoints()[number]
+    save_checkpoint(here / "best.pt", checkpoint)
+    code, out, err = run("evaluate.py", "export", "best.pt", "model.pt2")
+    assert code == 0 and "H and W from" in out, err
+    exported = torch.export.load(here / "model.pt2").module()
+    model, _ = load_run(here / "best.pt")
+    channels = checkpoint["network"].get("in_channels", 3)
+    for shape in ((1, 48, 64), (2, 35, 77), (4, 96, 33)):
+        images = torch.rand(shape[0], channels, *shape[1:])
+        torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-5)
+    code, _, err = run("evaluate.py", "export", "best.pt", "model.bin")
+    assert code == 2 and ".pt2 or .onnx" in err
+    if importlib.util.find_spec("onnx") is None:
+        code, _, err = run("evaluate.py", "export", "best.pt", "model.onnx")
+        assert code == 2 and "pip install onnx" in err and err.count("\n") == 1
 
 
 def test_probabilities_beside_the_mask(run, here):
