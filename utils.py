@@ -10,9 +10,10 @@ import itertools
 import math
 import os
 import signal
+import sys
+import warnings
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -20,13 +21,8 @@ from torch.utils.data import DataLoader
 
 from data import InputError
 from data.augment import DRAWS, Crops
-from data.cache import START_METHOD
+from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
-
-matplotlib.use("Agg")  # before pyplot: there may be no screen
-from matplotlib import pyplot as plt  # noqa: E402
-
-plt.rcParams["text.parse_math"] = False  # a class may be called "$", which would begin a formula
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Several processes. A script that runs alone is the first and only one.
@@ -96,7 +92,7 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
         yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True)
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def load(split, chunks, device, workers):
@@ -104,10 +100,10 @@ def load(split, chunks, device, workers):
     if resident := keep_on_gpu(split, device):
         places = (torch.from_numpy(chunk).to(device, non_blocking=True) for chunk in chunks)
         return ([array if array is None else array[place] for array in resident] for place in places)
+    several = {"prefetch_factor": 4, "timeout": 300, "multiprocessing_context": START_METHOD} if workers else {}
     loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
-                        pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
-                        worker_init_fn=leave_stopping_to_parent,
-                        multiprocessing_context=START_METHOD if workers else None)
+                        pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
+    check_loaders(split, workers, max(map(len, chunks), default=0))
     if not (workers and hasattr(signal, "pthread_sigmask")):
         return loader
     held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a new loader process must not die of them
@@ -132,14 +128,15 @@ def keep_on_gpu(split, device):
 
 
 def leave_stopping_to_parent(worker):
-    """Let a loader process ignore Ctrl-C, and end a minute after a SIGTERM.
+    """Let a loader process ignore Ctrl-C, and end a minute after another signal to stop.
 
-    Both signals reach every process of a job. The training process finishes its step first, and needs its loaders for
+    These signals reach every process of a job. The training process finishes its step first, and needs its loaders for
     that. Should it die, the loaders end by themselves.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+        for number in STOPPING[1:]:
+            signal.signal(number, lambda *_: signal.alarm(60))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
@@ -314,10 +311,23 @@ def boundary_f1(counts):
 # Plots
 
 
+def new_figure(rows, columns, width, height):
+    """A figure of width x height inches and its axes (rows, columns), without pyplot: its state is the user's."""
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    from matplotlib.figure import Figure
+
+    if backend:  # a notebook's, which this Python may not have; no file needs it
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            sys.modules["matplotlib"].rcParams["backend"] = backend
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
 def plot_curves(histories, path):
     """A panel for the training loss and for each validation score; `histories`: label -> rows of metrics.csv."""
     columns = [key for key in list(histories.values())[0][0] if key == "train_loss" or key.startswith("val_")]
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.4), squeeze=False, layout="constrained")
+    figure, axes = new_figure(1, len(columns), 4.2 * len(columns), 3.4)
     for axis, column in zip(axes[0], columns):
         for label, history in histories.items():
             values = [float(row[column]) for row in history]
@@ -339,7 +349,7 @@ def plot_heat_map(rows, vertical, horizontal, value, path):
     grid = np.full((len(down), len(along)), np.nan)
     for row in rows:
         grid[down.index(label(row, vertical)), along.index(label(row, horizontal))] = float(row[value])
-    figure, axis = plt.subplots(figsize=(1.1 * len(along) + 2.5, 0.5 * len(down) + 1.6), layout="constrained")
+    figure, [[axis]] = new_figure(1, 1, 1.1 * len(along) + 2.5, 0.5 * len(down) + 1.6)
     plotted = axis.imshow(grid, aspect="auto", cmap="viridis")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
     for (i, j), number in np.ndenumerate(grid):
@@ -354,7 +364,7 @@ def plot_heat_map(rows, vertical, horizontal, value, path):
 def plot_confusion(counts, classes, path):
     """A confusion matrix (K, K) of counts, truth down the side, coloured by the share of each row."""
     side = 0.55 * min(len(classes), 25) + 2.5  # of hundreds of classes a larger one would take gigabytes
-    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    figure, [[axis]] = new_figure(1, 1, side, side)
     share = counts / counts.sum(1, keepdims=True).clip(1)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= 25:
@@ -372,8 +382,8 @@ def plot_images(rows, titles, path, legend=()):
     """Rows of images (H, W, 3) uint8; `titles` has a row of texts for the first rows; legend: (name, (r, g, b))."""
     height, width = rows[0][0].shape[:2] if rows else (1, 1)
     columns = max(map(len, rows), default=1)
-    figure, axes = plt.subplots(max(len(rows), 1), columns, squeeze=False, layout="constrained",
-                                figsize=(3 * columns, 3 * height / width * max(len(rows), 1) + 0.9))
+    lines = max(len(rows), 1)
+    figure, axes = new_figure(lines, columns, 3 * columns, 3 * height / width * lines + 0.9)
     for axis in axes.flat:
         axis.axis("off")
     for line, images, texts in itertools.zip_longest(axes, rows, titles, fillvalue=()):
@@ -383,16 +393,21 @@ def plot_images(rows, titles, path, legend=()):
     if not rows:
         axes[0][0].set_title("nothing to show")
     if legend:
-        patches = [matplotlib.patches.Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
+        from matplotlib.patches import Patch
+
+        patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
                    for name, color in legend]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), fontsize=8)
     save_figure(figure, path)
 
 
 def save_figure(figure, path):
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        text.set_parse_math(False)  # a class may be called "$", which would begin a formula
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    plt.close(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the font may lack a letter of a class's name
+        figure.savefig(buffer, dpi=120)
     write_atomically(path, buffer.getvalue())
 
 

@@ -10,6 +10,7 @@ The key is a hash over all that the arrays depend on, so a cache is never out of
 import contextlib
 import hashlib
 import json
+import math
 import mmap
 import multiprocessing
 import os
@@ -30,6 +31,11 @@ from data import InputError
 from data.images import first_few, printable, stop
 from data.masks import VOID, infer_classes, look_up, scored_classes
 from data.samples import GREY, Decoded, Samples, Scenes, Source
+
+try:
+    import resource
+except ImportError:  # Windows: no limit on open files
+    resource = None
 
 CACHE_VERSION = 4  # part of the caches' names: raise it when the arrays' form or content changes
 TARGETS = {"segmentation": "|u1", "classification": "<i8"}  # types; colorization has no targets
@@ -77,6 +83,26 @@ class Split:
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_loaders(split: Split, workers: int, batch_size: int, memory: float = None, files: float = None) -> None:
+    """Raise InputError where loader processes would run out of shared memory (bytes) or of open files.
+
+    Each has four batches waiting in /dev/shm, two open files a batch, and some more for its pipes. A container often
+    has 64 MB there. A loader without room fails with a dozen tracebacks, or hangs.
+    """
+    sample = sum(array[:1].nbytes for array in (split.images, split.targets) if array is not None)
+    needed = 4 * workers * batch_size * sample
+    if memory is None:
+        memory = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else math.inf
+    if files is None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/dev/fd")) if resource else math.inf
+    if needed > memory:
+        raise InputError(f"loader processes need {needed / 1e6:.1f} MB of shared memory, and /dev/shm has only "
+                         f"{memory / 1e6:.1f} MB free: give --workers 0, or start the container with --shm-size 8g")
+    if 16 * workers > files:
+        raise InputError(f"loader processes need {16 * workers} open files, and only {files} more may be opened: give "
+                         "--workers 0, or ulimit -n 4096 before")
 
 
 class Jobs(Dataset):

@@ -1,18 +1,29 @@
 """Training in several processes, as torchrun starts them: they meet, average gradients, share batch norm, and stop."""
 import os
 import signal
+import threading
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from data import InputError
 from utils import STOPPING, world_size
 
 
+def started_by_torchrun():
+    """Whether there are other processes to meet. Half of what torchrun sets, left in a shell, means nothing."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
 def join_processes(device):
-    """Meet the other processes that torchrun started."""
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=6))  # the first may be decoding a data set for long
+    """Meet the other processes that torchrun started. Raises InputError."""
+    nccl = device.type == "cuda" and dist.is_nccl_available()  # Windows has none; gloo works on CUDA, too
+    try:  # the first process may be decoding a data set for long
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(hours=6))
+    except (ValueError, RuntimeError) as error:
+        place, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", " ".join(str(error).split())[:100]
+        raise InputError(f"the processes cannot meet at {place} ({reason}); give torchrun another --master-port")
 
 
 def first_to_fail():
@@ -73,19 +84,26 @@ class SyncedBatchNorm(torch.nn.BatchNorm2d):
 
 
 class StopSignal:
-    """Within its block SIGINT and SIGTERM are only noted, so that the step they interrupt can be finished."""
+    """Within its block SIGINT, SIGTERM and SIGHUP are only noted, so that the step they interrupt can be finished.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays so. Python lets only the main thread handle signals: a
+    training in another thread cannot be stopped by them.
+    """
 
     def __init__(self, at_once):
         """`at_once`: to interrupt everything at the first signal, not at the second."""
-        self.number, self.at_once = None, at_once
+        self.number, self.at_once, self.before = None, at_once, {}
 
     def __enter__(self):
-        for number in STOPPING:
-            signal.signal(number, self.note)
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.getsignal(number) for number in STOPPING}
+        for number, handler in self.before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, self.note)
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
     def note(self, number, frame):
         # Each of several processes gets the signal twice, from the terminal and from torchrun.

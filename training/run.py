@@ -106,7 +106,7 @@ class Run:
             return load_predictor(self.folder, self.device, self.dtype)
 
     def epochs(self):
-        """The epochs still to do. SIGINT and SIGTERM take effect after the step that they interrupt."""
+        """The epochs still to do. Signals to stop take effect after the step that they interrupt."""
         images = self.steps_per_epoch * self.batch_size
         self.bar = tqdm(total=self.args.epochs * images, initial=self.steps_done * self.batch_size, unit="img",
                         disable=True if process_rank() else None, dynamic_ncols=True, smoothing=0.05)

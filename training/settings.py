@@ -13,7 +13,7 @@ from data import InputError
 from data.cache import START_METHOD, usable_cores
 from data.images import printable
 from data.sources import check_data
-from training.processes import first_to_fail, join_processes
+from training.processes import first_to_fail, join_processes, started_by_torchrun
 from utils import log, world_size
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -121,7 +121,11 @@ def check_everything(args, task):
 def run_main(main, parser):
     """Parse the command line and run; a mistake of the user's is one line on standard error and exit code 2."""
     args = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w"))
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     try:
         code = main(args)
     except SystemExit as error:  # after a signal, at the same step in all processes, or after a dry run
@@ -162,8 +166,8 @@ def explain(error, args):
         return f"out of memory with --batch-size {batch_size}: try {smaller}"
     if world_size() > 1 and isinstance(error, RuntimeError) and ("peer" in text or isinstance(error, dist.DistError)):
         return "another process of this run ended; the same command with --resume goes on from the last checkpoint"
-    if "DataLoader worker" in text:
-        return f"a loader process died ({text.splitlines()[0][:100]}): try --workers 0"
+    if "DataLoader worker" in text or "DataLoader timed out" in text:
+        return f"a loader process failed ({text.splitlines()[0][:100]}): try --workers 0"
     return None
 
 
@@ -182,7 +186,7 @@ def setup(args):
     device = choose_device(args.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # else pinned memory would take some of the first
-    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+    if started_by_torchrun() and not dist.is_initialized():
         join_processes(device)
     training = hasattr(args, "deterministic")  # a flag of the training scripts alone
     if training and args.deterministic:
@@ -203,7 +207,7 @@ def choose_device(name):
     asked = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
+    if name == "cuda" and started_by_torchrun():
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)

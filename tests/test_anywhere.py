@@ -1,0 +1,172 @@
+"""Runs are started from notebooks, threads, containers and half-made environments, and go on elsewhere."""
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import jupyter_client
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import train_classifier
+from data import InputError
+from data.cache import Split, check_loaders
+from training.checkpoint import load_checkpoint
+from training.run import Run
+
+QUICK = ("--width", 4, "--batch-size", 8, "--device", "cpu", "--epochs", 1, "--out", "run")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def words(kinds, tmp_path_factory):
+    """A short training of two classes."""
+    return "train_classifier.py", "--data", kinds, "--data-dir", tmp_path_factory.getbasetemp() / "caches", *QUICK
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where runs start
+
+
+def test_imports_change_nothing():
+    code = """if True:
+        import os, signal, sys, warnings
+        before = lambda: (dict(os.environ), sys.stdout.errors, list(map(signal.getsignal, signal.valid_signals())))
+        seen = before()
+        import evaluate, train_classifier, train_segmentation, train_colorization
+        assert before() == seen
+        import matplotlib
+        assert matplotlib.rcParams["backend"] == "svg" and matplotlib.rcParams["text.parse_math"]
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=os.environ | {"MPLBACKEND": "svg"})
+
+
+def test_in_a_notebook(here, words):
+    """A real kernel: %run trains and draws, and its inline plots still appear after that."""
+    manager, client = jupyter_client.manager.start_new_kernel(kernel_name="python3")
+    outputs = []
+    try:
+        for code in (f"%run {ROOT}/{' '.join(map(str, words))}", "import matplotlib.pyplot as plt; plt.plot([1])"):
+            reply = client.execute_interactive(code, timeout=120, output_hook=outputs.append)
+            assert reply["content"]["status"] == "ok", outputs
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    contents = [message["content"] for message in outputs]
+    assert any("accuracy: " in content.get("text", "") for content in contents)
+    assert any("image/png" in content.get("data", {}) for content in contents)
+    assert Image.open("run/confusion.png").width > 100
+
+
+def test_a_backend_that_is_not_here(run, here, words):
+    code = "import os, sys, utils; utils.plot_images([], [], 'empty.png'); print(os.environ['MPLBACKEND'])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                         env=os.environ | {"MPLBACKEND": "elsewhere", "PYTHONPATH": str(ROOT)}).stdout
+    assert out == "elsewhere\n" and Image.open("empty.png").width > 100
+
+
+@pytest.mark.parametrize("stdout", [None, io.StringIO()])  # closed, and one that is no file
+def test_any_standard_output(run, here, words, monkeypatch, stdout):
+    monkeypatch.setattr(sys, "stdout", stdout)
+    code, _, err = run(*words)
+    assert code == 0, err
+    assert (here / "run/summary.json").exists() and (stdout is None or "accuracy: " in stdout.getvalue())
+
+
+def test_in_a_thread(here, words):
+    args = train_classifier.get_args_parser().parse_args(list(map(str, words[1:])))
+    thread = threading.Thread(target=train_classifier.main, args=(args,))
+    thread.start()
+    thread.join()
+    assert (here / "run/summary.json").exists()
+
+
+def test_class_names_that_the_font_lacks(run, here, kinds):
+    for split in ("train", "val", "test"):
+        shutil.copytree(kinds / split / "apple", here / "cats" / split / "猫")
+        shutil.copytree(kinds / split / "lime", here / "cats" / split / "$x$")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code, out, err = run("train_classifier.py", "--data", "cats", "--data-dir", ".", *QUICK)
+    assert code == 0 and "猫" in out and "Glyph" not in err, err
+    assert Image.open("run/confusion.png").width > 100
+
+
+@pytest.mark.parametrize("number, ignored, code", [
+    (signal.SIGHUP, False, 129), (signal.SIGHUP, True, 0), (signal.SIGTERM, False, 143)])
+def test_signals_save(run, here, words, monkeypatch, number, ignored, code):
+    """A terminal that closes saves the run, unless nohup has it ignored."""
+    step = Run.step
+
+    def interrupted(self, loss):
+        step(self, loss)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(Run, "step", interrupted)
+        assert run(*words)[0] == code
+        assert signal.getsignal(number) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(number, before)
+    assert load_checkpoint("run/last.pt")["step"] == (0 if ignored else 1)
+
+
+def test_a_second_interrupt_ends_a_step_that_hangs(run, here, words, monkeypatch):
+    def hang(self, loss):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(600)
+
+    monkeypatch.setattr(Run, "step", hang)
+    assert run(*words)[0] == 130
+
+
+def test_loaders_without_room(run, words, monkeypatch):
+    """Three loaders keep 12 batches of five samples, each of 12 bytes and a label of 8; and 48 open files."""
+    split = Split(np.zeros((9, 3, 2, 2), np.uint8), np.zeros(9, np.int64), list("abcdefghi"))
+    check_loaders(split, 3, 5, memory=1200, files=48)
+    with pytest.raises(InputError, match="--workers 0.*--shm-size"):
+        check_loaders(split, 3, 5, memory=1199)
+    with pytest.raises(InputError, match="--workers 0.*ulimit"):
+        check_loaders(split, 3, 5, files=47)
+
+
+@pytest.mark.parametrize("more", [8, 32, 60])
+def test_too_few_open_files(run, here, words, more):
+    """However many there are, a run either ends in one line or goes through."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + more, before[1]))
+    try:
+        code, _, err = run(*words, "--workers", 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert code == 0 or code == 2 and "--workers 0" in err and err.count("\n") == 1, err
+    assert (code == 0) == (more > 36)
+
+
+def test_half_an_environment(run, here, words, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert run(*words)[0] == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        others = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1",
+                  "MASTER_PORT": taken.getsockname()[1]}
+        for name, value in others.items():
+            monkeypatch.setenv(name, str(value))
+        code, _, err = run(*words)
+    assert code == 2 and "--master-port" in err and err.count("\n") == 1, err
