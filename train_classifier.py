@@ -91,8 +91,7 @@ def main(args):
 
 
 def get_args_parser():
-    parser = settings.get_args_parser(__doc__, models=(*BLOCKS, "resnet9"),
-                                   out="runs/classification/<model>-<data>")
+    parser = settings.get_args_parser(__doc__, "classification", models=(*BLOCKS, "resnet9"), out="<model>-<data>")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--sweep", nargs="*", metavar="KEY=VALUES",
                         help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")

@@ -110,7 +110,7 @@ def main(args):
 
 
 def get_args_parser():
-    parser = settings.get_args_parser(__doc__, models=("unet",), out="runs/colorization/unet-<target>-<data>[-noskips]")
+    parser = settings.get_args_parser(__doc__, "colorization", models=("unet",), out="unet-<target>-<data>[-noskips]")
     parser.add_argument("--no-skips", dest="skips", action="store_false", help="leave the skip connections out")
     parser.add_argument("--target", choices=("rgb", "lab"), help="paint the whole picture, or its a and b alone")
     return parser

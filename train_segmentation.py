@@ -130,7 +130,7 @@ def main(args):
 
 
 def get_args_parser():
-    parser = settings.get_args_parser(__doc__, models=("unet", "fcn32"), out="runs/segmentation/<model>-<data>")
+    parser = settings.get_args_parser(__doc__, "segmentation", models=("unet", "fcn32"), out="<model>-<data>")
     parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
                         help="train on random crops of images, which keep their own size, or --size")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")

@@ -1,5 +1,6 @@
 """Runs are started from notebooks, threads, containers and half-made environments, and go on elsewhere."""
 import io
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import warnings
 import jupyter_client
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
@@ -170,3 +172,52 @@ def test_half_an_environment(run, here, words, monkeypatch):
             monkeypatch.setenv(name, str(value))
         code, _, err = run(*words)
     assert code == 2 and "--master-port" in err and err.count("\n") == 1, err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Going on
+
+
+def test_a_resumed_run_follows_its_settings(run, here, kinds, monkeypatch):
+    """Begun in one place, it goes on in another, to the bit; what contradicts it is refused before there are any data."""
+    shutil.copytree(kinds, "kinds")
+    words = ("train_classifier.py", "--data", "kinds", "--data-dir", "caches", "--optimizer", "adam", "--lr", 1e-3, *QUICK)
+    assert run(*words)[0] == 0
+    os.rename("run", "whole")
+    step = Run.step
+
+    def interrupted(self, loss):
+        step(self, loss)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", interrupted)
+        assert run(*words)[0] == 143
+    os.rename("kinds", "moved")
+    again = ("train_classifier.py", "--out", "run", "--resume")
+    code, _, err = run(*again, "--seed", 1, "--recipe", "report")
+    assert code == 2 and "--recipe was best, is report; --seed was 0, is 1" in err and err.count("\n") == 1
+    code, _, err = run("train_segmentation.py", *again[1:])
+    assert code == 2 and "--task was classification, is segmentation" in err
+    code, _, err = run(*again)
+    assert code == 2 and "kinds: no such folder" in err
+    os.symlink("moved", "link")
+    for data in ("link", here / "moved"):
+        code, _, err = run(*again, "--data", data)
+        assert code == 0, err
+    weights, expected = (load_checkpoint(f"{name}/last.pt")["weights"] for name in ("run", "whole"))
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    os.rename("moved/train/apple/0.png", "moved/train/apple/new.png")
+    code, _, err = run(*again, "--data", "moved")
+    assert code == 2 and "other images" in err and err.count("\n") == 1
+
+
+def test_patience_ends_a_run(run, here, words):
+    """Val of kinds is all right after the first epochs, and cannot improve."""
+    code, out, err = run(*words, "--epochs", 30, "--patience", 2)
+    summary = json.loads((here / "run/summary.json").read_text())
+    assert code == 0 and summary["epochs"] == summary["best_epoch"] + 2 < 30, err
+    assert f"since epoch {summary['best_epoch']}" in out
+    assert run(*words, "--epochs", 30, "--resume")[1].count("epoch  ") == 0  # with that run's patience
+    code, out, err = run(*words, "--epochs", 30, "--resume", "--patience", 3)
+    assert code == 0 and json.loads((here / "run/summary.json").read_text())["epochs"] == summary["epochs"] + 1, err

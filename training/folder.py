@@ -1,5 +1,6 @@
 """A run's folder: it is claimed, an older run in it is kept, and what it holds is taken up again."""
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -83,20 +84,27 @@ def load_state(args, metadata):
 
 
 def binding_settings(args):
-    """Name -> text of the settings that a resumed run must share with the one before: all that change the result."""
-    free = {"epochs", "workers", "out", "resume", "debug", "data_dir", "dry_run", "checkpoint_minutes", "device",
-            "compile", "recipe", "sweep"}
-    return {key: str(value) for key, value in sorted(vars(args).items()) if key not in free}
+    """Name -> text of the settings that a resumed run must share with the one before: all that change the result.
+
+    The data may lie elsewhere now: check_state compares their classes and their images' names.
+    """
+    free = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run",
+            "checkpoint_minutes", "device", "compile", "sweep"}
+    return {key: json.dumps(value).strip('"') for key, value in sorted(vars(args).items()) if key not in free}
+
+
+def check_settings(args, before):
+    """Raise InputError where settings differ from the binding_settings of the run before."""
+    changed = [f"--{key.replace('_', '-')} was {before[key]}, is {value}"
+               for key, value in binding_settings(args).items() if before.get(key, value) != value]
+    if changed:
+        raise InputError(f"--resume: {args.out} was trained with other settings: {'; '.join(changed)}; give those "
+                         "again, or another --out")
 
 
 def check_state(state, args, metadata):
     """Raise InputError where a checkpoint was trained with other settings, on other data or for longer."""
-    before = dict.fromkeys(("tile", "init"), "None") | state.get("settings", {})  # flags that older runs do not know
-    changed = [f"--{key.replace('_', '-')} was {before.get(key)}, is {value}"
-               for key, value in binding_settings(args).items() if before.get(key) != value]
-    if changed:
-        raise InputError(f"--resume: {args.out} was trained with other settings: {'; '.join(changed)}; give those "
-                         "again, or another --out")
+    check_settings(args, state.get("settings", {}))
     if any(state.get(key) != metadata[key] for key in ("classes", "pictures")):
         raise InputError(f"--resume: {args.out} was trained when {args.data} held other images or classes; put them "
                          "back, or give another --out")

@@ -96,6 +96,11 @@ class Run:
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
 
     @property
+    def out_of_patience(self):
+        """Whether val has not improved for --patience epochs."""
+        return bool(self.args.patience and self.best) and self.epoch - self.best["epoch"] >= self.args.patience
+
+    @property
     def predictor(self):
         """The network that is scored: with averaged weights or, where the recipe has no `ema`, the trained one."""
         return Predictor(self.average.model if self.average else self.module, self.metadata, self.device, self.dtype)
@@ -111,7 +116,7 @@ class Run:
         self.bar = tqdm(total=self.args.epochs * images, initial=self.steps_done * self.batch_size, unit="img",
                         disable=True if process_rank() else None, dynamic_ncols=True, smoothing=0.05)
         with self.stop_signal, self.bar:
-            while self.epoch < self.args.epochs:
+            while self.epoch < self.args.epochs and not self.out_of_patience:
                 yield self.epoch
                 if self.stop_signal.asked():
                     self.stop()
@@ -186,7 +191,7 @@ class Run:
         best = -math.inf if math.isnan(best) else best
         if improved := self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
-        if self.epoch == self.args.epochs and self.best["score"] == -math.inf:
+        if (self.epoch == self.args.epochs or self.out_of_patience) and self.best["score"] == -math.inf:
             raise Diverged(f"no score on val was finite: try a lower --lr than {self.args.lr} or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)
         if improved and process_rank() == 0:
@@ -194,6 +199,8 @@ class Run:
             save_checkpoint(self.folder / "best.pt", self.metadata | found | {"weights": weights})
         self.save_state()
         print_epoch(row, self.args.epochs, sum(self.seconds))
+        if self.out_of_patience and self.epoch < self.args.epochs:
+            log(f"val has not improved since epoch {self.best['epoch']}: training ends here, for --patience")
         return draw_curves(self) and improved
 
     def stop(self):
@@ -277,7 +284,7 @@ def summarize(run, metrics):
     images = run.steps_per_epoch * run.batch_size * len(steady)
     return {
         "task": run.metadata["task"], "model": args.model, "data": args.data, "size": list(args.size),
-        "seed": args.seed, "epochs": args.epochs, "best_epoch": run.best["epoch"],
+        "seed": args.seed, "epochs": run.epoch, "best_epoch": run.best["epoch"],
         "parameters": sum(p.numel() for p in run.module.parameters()),
         "gflops_per_image": round(count_gflops(run.metadata["network"], args.size), 3),
         "images_per_second": round(images / sum(steady), 2),

@@ -1,5 +1,6 @@
 """Settings of a run: the flags, the recipe that fills them in, the device and its precision, errors in one line."""
 import argparse
+import json
 import math
 import os
 import sys
@@ -13,6 +14,7 @@ from data import InputError
 from data.cache import START_METHOD, usable_cores
 from data.images import printable
 from data.sources import check_data
+from training.folder import binding_settings, check_settings
 from training.processes import first_to_fail, join_processes, started_by_torchrun
 from utils import log, world_size
 
@@ -23,9 +25,10 @@ SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
 # The command line
 
 
-def get_args_parser(description, models, out):
+def get_args_parser(description, task, models, out):
     """The flags that every training script has. Those left out of the command line come from the recipe."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(task=task)
     add = parser.add_argument
     add("--model", choices=models, default=models[0])
     add("--data", default="scenes", type=os.path.normpath,
@@ -49,8 +52,9 @@ def get_args_parser(description, models, out):
     add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     add("--compile", action="store_true", help="torch.compile the network: slow to start, faster after that on CUDA")
     add("--seed", type=not_negative(int), default=0)
-    add("--out", help=f"the run's folder (default: {out})")
-    add("--resume", action="store_true", help="go on from the run's last checkpoint")
+    add("--out", help=f"the run's folder (default: runs/{task}/{out})")
+    add("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
+    add("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
     add("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     add("--dry-run", action="store_true", help="check data, memory and time without training")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -81,6 +85,24 @@ def not_negative(kind):
 
     parse.__name__ = kind.__name__  # argparse's message for text that is no number says "invalid int value"
     return parse
+
+
+def follow_run(args, parser):
+    """The arguments of a run that is resumed: what the command line leaves out is as it was. Raises InputError.
+
+    Whether the data are the same, wherever they are now, is seen when they are open.
+    """
+    if not getattr(args, "resume", False) or not args.out or not Path(args.out, "config.json").exists():
+        return args  # not a run that is resumed, or not one that says how it was begun
+    try:
+        before = json.loads(Path(args.out, "config.json").read_text())["settings"]
+        parser.set_defaults(**{key: value for key, value in before.items()
+                               if key not in ("task", "out", "resume", "debug", "dry_run", "workers")})
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{args.out}/config.json is damaged; remove it, and give all settings of the run again")
+    args = parser.parse_args()
+    check_settings(args, binding_settings(argparse.Namespace(**before)))
+    return args
 
 
 def fill_in(args, data, recipes, best_on, out, **known):
@@ -127,6 +149,7 @@ def run_main(main, parser):
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     try:
+        args = follow_run(args, parser)
         code = main(args)
     except SystemExit as error:  # after a signal, at the same step in all processes, or after a dry run
         traceback.clear_frames(error.__traceback__)  # ends the unfinished loops, and so their loader processes
