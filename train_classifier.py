@@ -6,6 +6,7 @@
 
 Times are those of 2 CPU cores with bf16.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -15,18 +16,19 @@ from evaluation.classification import draw_classification, print_classification,
 from models import BLOCKS, build_network
 from training import settings
 from training.checkpoint import autocast, imagenet_weights, start_from_backbone, start_from_run
+from training.optimization import class_weights
 from training.run import Run
 from training.sweep import sweep
 from utils import main_process_first, shrink
 
 # The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
-# are what is scored, `smoothing` that of the labels, `small` the share of the epochs, the first, that see images at
-# 0.7 of the side; with `mirror` an image and its mirror image are scored together.
+# are what is scored, `smoothing` that of the labels, `balance` the exponent of class_weights, `small` the share of the
+# epochs, the first, that see images at 0.7 of the side; with `mirror` an image is scored with its mirror image.
 RECIPES = {
     "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
-                   ema=0.0, smoothing=0.0, small=0.0, mirror=False, augment=dict(flip=0.5)),
+                   ema=0.0, smoothing=0.0, balance=0.0, small=0.0, mirror=False, augment=dict(flip=0.5)),
     "best": dict(epochs=30, batch_size=64, optimizer="sgd", lr=0.05, schedule="onecycle", weight_decay=5e-4, width=64,
-                 ema=0.98, smoothing=0.1, small=0.0, mirror=True,
+                 ema=0.98, smoothing=0.1, balance=0.0, small=0.0, mirror=True,
                  augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
 }
 BEST_ON = {  # what is better for one data set, and for one network on it
@@ -58,6 +60,8 @@ def train(args):
         start_from_run(model, network, args.init)
 
     # 3. Training: best is chosen on val
+    counts = np.bincount(data.splits["train"].targets, minlength=len(data.classes)) + 1.0
+    weights = class_weights(counts, args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs():
         whole = args.dry_run or epoch >= args.small * args.epochs  # a dry run measures what is largest
@@ -66,7 +70,7 @@ def train(args):
             images, _ = augment(images, None, draws, size, **args.augment)
             with autocast(device, dtype):
                 logits = run.model(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing)
+            loss = F.cross_entropy(logits.float(), labels, weights, label_smoothing=args.smoothing)
             run.step(loss)
         scores = score_classification(run.predictor, data.splits["val"])
         run.end_epoch({"accuracy": scores["accuracy"]}, best=scores["accuracy"])
@@ -79,7 +83,7 @@ def test(run, data):
     split = data.splits["test"]
     scores = score_classification(run.best_predictor(), split)
     print_classification(scores)
-    run.finish({key: scores[key] for key in ("accuracy", "interval", "top5", "per_class")})
+    run.finish({key: value for key, value in scores.items() if key not in ("confusion", "probabilities")})
     draw_classification(scores, split, data.classes, run.folder)
 
 

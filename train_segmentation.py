@@ -18,6 +18,7 @@ from evaluation.segmentation import draw_segmentation, print_segmentation, score
 from models import build_network
 from training import settings
 from training.checkpoint import autocast, imagenet_weights, load_backbone, start_from_backbone, start_from_run
+from training.optimization import class_weights
 from training.run import Run
 from utils import evenly, main_process_first, shrink
 
@@ -61,13 +62,9 @@ def segmentation_loss(logits, masks, weights, dice):
     return loss
 
 
-def class_weights(masks, classes, balance):
-    """Masks (N, H, W) uint8 -> weights (K,): a class's share of the pixels to the power -balance, mean 1 by pixel."""
-    sample = (np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))
-    counts = sum(sample)[:classes] + 1.0
-    share = counts / counts.sum()
-    weights = share**-balance
-    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
+def pixels_by_class(masks, classes):
+    """Masks (N, H, W) uint8 -> counts (K,): the pixels of each class in up to 500 of them, and one."""
+    return sum(np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))[:classes] + 1.0
 
 
 def describe_network(args, classes, backbone):
@@ -105,7 +102,7 @@ def main(args):
         start_from_backbone(model.backbone, classifier.state_dict() if classifier else imagenet_weights("resnet18"))
 
     # 3. Training: best is chosen on val
-    weights = class_weights(train.targets, len(data.classes), args.balance).to(device)
+    weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, **tiles)
     largest = tiles.get("tile", data.size)
     for epoch in run.epochs():

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from evaluation import as_batch
-from utils import batches, gather, log, plot_confusion, plot_images, wilson_interval
+from utils import batches, gather, log, plot_confusion, plot_images, wilson_interval, write_csv
 
 
 def class_probabilities(predictor, images):
@@ -18,8 +18,8 @@ def class_probabilities(predictor, images):
 
 @torch.inference_mode()
 def score_classification(predictor, split):
-    """accuracy with its 95% interval, top5, per_class, and what draw_classification needs: confusion (K, K) of counts,
-    and probabilities (N, K)."""
+    """accuracy with its 95% interval, top5, what class_scores gives, and what draw_classification needs: confusion
+    (K, K) of counts, truth down the side, and probabilities (N, K)."""
     predictor.model.eval()
     classes, probabilities, labels = predictor.metadata["classes"], [], []
     for images, targets, _ in batches(split, 256, predictor.device):
@@ -28,23 +28,39 @@ def score_classification(predictor, split):
     probabilities, labels = torch.cat(gather(probabilities)), torch.cat(gather(labels))
     pairs = labels * len(classes) + probabilities.argmax(1)
     confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
-    hits, counts = confusion.diag(), confusion.sum(1)
+    hits, count = confusion.diag().sum(), confusion.sum()
     top5 = probabilities.topk(min(5, len(classes))).indices == labels[:, None]
     return {
-        "accuracy": float(hits.sum() / counts.sum()),
-        "interval": wilson_interval(int(hits.sum()), int(counts.sum())),
+        "accuracy": float(hits / count),
+        "interval": wilson_interval(int(hits), int(count)),
         "top5": float(top5.any(1).float().mean()),
-        "per_class": {name: float(h / c) if c else None for name, h, c in zip(classes, hits, counts)},
+        **class_scores(confusion.numpy(), classes),
         "confusion": confusion.numpy(), "probabilities": probabilities.numpy(),
     }
 
 
+def class_scores(confusion, classes):
+    """Counts (K, K) -> precision, recall (also as per_class) and f1, dicts by class, and their macro averages.
+
+    A class that has no images is None and not averaged; one that is never predicted has precision 0.
+    """
+    hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    columns = {"precision": hits / predicted.clip(1), "recall": hits / true.clip(1),
+               "f1": 2 * hits / (true + predicted).clip(1)}
+    scores = {key: {name: float(value) if count else None for name, value, count in zip(classes, column, true)}
+              for key, column in columns.items()}
+    means = {f"macro_{key}": float(column[true > 0].mean()) for key, column in columns.items()}
+    return scores | means | {"per_class": scores["recall"]}
+
+
 def print_classification(scores):
-    """A row a class, then the accuracy over all images."""
-    width = max(map(len, ("class", *scores["per_class"]))) + 2
-    log(f"{'class':<{width}}accuracy")
-    for name, accuracy in scores["per_class"].items():
-        log(f"{name:<{width}}{'-' if accuracy is None else format(accuracy, '.4f')}")
+    """A row a class, the means over the classes, then the accuracy over all images."""
+    columns, width = ("precision", "recall", "f1"), max(map(len, ("class", *scores["per_class"]))) + 2
+    log(f"{'class':<{width}}precision  recall  F1")
+    for name in scores["per_class"]:
+        values = ("-" if scores[key][name] is None else f"{scores[key][name]:.4f}" for key in columns)
+        log("{:<{}}{:<11}{:<8}{}".format(name, width, *values))
+    log("{:<{}}{:<11.4f}{:<8.4f}{:.4f}".format("mean", width, *(scores[f"macro_{key}"] for key in columns)))
     low, high = scores["interval"]
     log(f"accuracy: {scores['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
     if len(scores["per_class"]) > 5:
@@ -52,8 +68,10 @@ def print_classification(scores):
 
 
 def draw_classification(scores, split, classes, folder):
-    """confusion.png, and mistakes.png: the twelve images on which the network was surest and wrong."""
+    """confusion.png and .csv, a row a true class; mistakes.png: the twelve images it was surest of and wrong about."""
     plot_confusion(scores["confusion"], classes, folder / "confusion.png")
+    rows = (zip(classes, counts.tolist()) for counts in scores["confusion"])
+    write_csv(folder / "confusion.csv", ({"truth": name} | dict(row) for name, row in zip(classes, rows)))
     prediction, truth = scores["probabilities"].argmax(1), np.asarray(split.targets)
     sureness = np.where(prediction != truth, scores["probabilities"].max(1), 0)
     worst = [i for i in np.argsort(-sureness)[:12] if sureness[i]]

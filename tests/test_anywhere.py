@@ -179,9 +179,9 @@ def test_half_an_environment(run, here, words, monkeypatch):
 
 
 def test_a_resumed_run_follows_its_settings(run, here, kinds, monkeypatch):
-    """Begun in one place, it goes on in another, to the bit; what contradicts it is refused before there are any data."""
+    """Begun in one place, it goes on in another, to the bit; what contradicts it is refused before data are opened."""
     shutil.copytree(kinds, "kinds")
-    words = ("train_classifier.py", "--data", "kinds", "--data-dir", "caches", "--optimizer", "adam", "--lr", 1e-3, *QUICK)
+    words = ("train_classifier.py", "--data", "kinds", "--data-dir", "caches", "--optimizer", "adam", *QUICK)
     assert run(*words)[0] == 0
     os.rename("run", "whole")
     step = Run.step

@@ -80,6 +80,8 @@ def test_classification(run, here, kinds, caches):
     assert code == 0, err
     metrics = json.loads((here / "run/summary.json").read_text())["metrics"]
     assert metrics["accuracy"] == 1 and metrics["per_class"].keys() == {"apple", "lime"}
+    assert metrics["macro_f1"] == 1 and [dict(row) for row in rows(here / "run/confusion.csv")] == [
+        {"truth": "apple", "apple": "6", "lime": "0"}, {"truth": "lime", "apple": "0", "lime": "6"}]
     assert 0 < metrics["interval"][0] < 1 and metrics["interval"][1] == pytest.approx(1)
     assert Image.open(here / "run/confusion.png").width > 100 and Image.open(here / "run/mistakes.png").width > 100
     pictures = sorted((kinds / "test").glob("*/*"))  # 0.png of either class, and so on

@@ -8,13 +8,38 @@ import torch.nn.functional as F
 import torchmetrics
 from conftest import make_masks
 from scipy import ndimage
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from data.cache import Split
 from data.masks import VOID
+from evaluation.classification import class_scores
 from evaluation.segmentation import print_segmentation, score_segmentation
 from train_segmentation import segmentation_loss
 from training.checkpoint import Predictor
+from training.optimization import class_weights
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
+
+
+def test_class_scores_equal_sklearn():
+    """Class 1 is never predicted; class 4 has no images, but is predicted."""
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, 4, 99), rng.choice([0, 2, 3, 4], 99)
+    scores = class_scores(confusion_matrix(truth, prediction, labels=range(5)), list("abcde"))
+    for average, read in ((None, lambda key: [scores[key][name] for name in "abcd"]),
+                          ("macro", lambda key: scores[f"macro_{key}"])):
+        expected = precision_recall_fscore_support(truth, prediction, labels=range(4), average=average, zero_division=0)
+        for key, value in zip(("precision", "recall", "f1"), expected):
+            assert read(key) == pytest.approx(value)
+    assert [scores[key]["e"] for key in ("precision", "recall", "f1")] == [None] * 3
+
+
+@pytest.mark.parametrize("balance, expected", [(0, 1), (0.5, 3), (1, 9)])
+def test_class_weights(balance, expected):
+    """Of 9 and 1 samples: every sample counts the same, then by the root of the share, then every class the same."""
+    weights = class_weights(np.array([9, 1]), balance)
+    assert float(weights @ torch.tensor([0.9, 0.1])) == pytest.approx(1)
+    assert float(weights[1] / weights[0]) == pytest.approx(expected)
+    assert class_weights(np.array([7, 7, 7]), balance).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(5))

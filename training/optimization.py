@@ -1,8 +1,18 @@
-"""The optimizer, the schedule of its learning rate, and the running average of the weights."""
+"""The weights of classes in a loss, the optimizer, the schedule of its rate, and the running average of the network."""
 import copy
 import warnings
 
 import torch
+
+
+def class_weights(counts, balance):
+    """Counts (K,) of samples or pixels by class -> weights (K,): the share to the power -balance, mean 1 by sample.
+
+    So that a rare class counts in the loss: not at all more at 0, as much as any other class at 1.
+    """
+    share = counts / counts.sum()
+    weights = share**-balance
+    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
 
 
 def make_optimizer(model, args, device):

@@ -39,6 +39,7 @@ from data.cache import Split  # noqa: E402
 from data.sources import DataSet  # noqa: E402
 from models import build_network  # noqa: E402
 from training.checkpoint import autocast, save_checkpoint  # noqa: E402
+from training.optimization import class_weights  # noqa: E402
 from training.run import Run  # noqa: E402
 from training.settings import fill_in, setup  # noqa: E402
 from utils import batches  # noqa: E402
@@ -95,7 +96,8 @@ def prepare(options, data, out):
     device, dtype = setup(args)
     args = fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON, out)
     train = data.splits["train"]
-    weights = train_segmentation.class_weights(train.targets, len(CLASSES), args.balance).to(device)
+    pixels = train_segmentation.pixels_by_class(train.targets, len(CLASSES))
+    weights = class_weights(pixels, args.balance).to(device)
     network = {"name": "unet", "in_channels": 3, "out_channels": len(CLASSES), "width": WIDTH}
     torch.manual_seed(args.seed)
     model = build_network(network)

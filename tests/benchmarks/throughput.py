@@ -51,6 +51,7 @@ from data.sources import find_source, open_data  # noqa: E402
 from evaluation.segmentation import score_segmentation  # noqa: E402
 from models import build_network, count_gflops  # noqa: E402
 from training.checkpoint import autocast, load_predictor, save_checkpoint  # noqa: E402
+from training.optimization import class_weights  # noqa: E402
 from training.run import Run, describe_machine, peak_memory_mb  # noqa: E402
 from training.settings import fill_in, setup  # noqa: E402
 from utils import batches, write_atomically  # noqa: E402
@@ -130,7 +131,8 @@ def train_ours(options, name):
         split = data.splits["train"]
         run = Run(args, device, dtype, network, data, model)
         if data.task == "segmentation":
-            weights = train_segmentation.class_weights(split.targets, len(data.classes), args.balance).to(device)
+            pixels = train_segmentation.pixels_by_class(split.targets, len(data.classes))
+            weights = class_weights(pixels, args.balance).to(device)
 
         def compute_loss(images, targets):
             with autocast(device, dtype):
