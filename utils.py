@@ -86,10 +86,10 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
-    for indices, (images, targets) in zip(chunks, load(split, chunks, device, workers)):
-        images = images.to(device, non_blocking=True)
-        targets = None if targets is None else targets.to(device, non_blocking=True)
-        yield images, targets, torch.from_numpy(draws[indices]).to(device, non_blocking=True)
+    early = device.type != "mps"  # where a copy that nobody waits for may arrive damaged
+    for indices, arrays in zip(chunks, load(split, chunks, device, workers)):
+        arrays = *arrays, torch.from_numpy(draws[indices])
+        yield tuple(array if array is None else array.to(device, non_blocking=early) for array in arrays)
 
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

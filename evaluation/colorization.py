@@ -7,6 +7,7 @@ from PIL import Image
 
 from data import color
 from evaluation import as_batch, enlarge
+from models.normalize import memory_format
 from training.checkpoint import load_predictor
 from utils import batches, evenly, gather, log, plot_images
 
@@ -17,7 +18,7 @@ def lightness_and_ab(rgb):
     """RGB (B, 3, H, W) float in [0, 1] -> the network's input, lightness (B, 1, H, W) in [0, 1], and ab / AB_UNIT
     (B, 2, H, W)."""
     lab = color.rgb_to_lab(rgb)
-    return (lab[:, :1] / 100).contiguous(memory_format=torch.channels_last), lab[:, 1:] / AB_UNIT
+    return (lab[:, :1] / 100).contiguous(memory_format=memory_format(lab.device)), lab[:, 1:] / AB_UNIT
 
 
 def paint(output, lightness, metadata):

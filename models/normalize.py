@@ -4,12 +4,17 @@ import torch
 IMAGENET = (0.485, 0.229), (0.456, 0.224), (0.406, 0.225)  # mean and standard deviation of red, green and blue
 
 
+def memory_format(device):
+    """Channels last, which is fastest; not on Apple's GPUs, where torch computes wrong values with it."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def normalize(images):
-    """(B, C, H, W) float in [0, 1] -> minus the mean, divided by the standard deviation, channels last.
+    """(B, C, H, W) float in [0, 1] -> minus the mean, divided by the standard deviation, in memory_format.
 
     RGB has ImageNet's figures, so that pretrained weights fit; other channels are brought to -1 to 1.
     """
     figures = IMAGENET if images.shape[1] == 3 else ((0.5, 0.5),) * images.shape[1]
     # A channel at a time: tensors of figures would have to travel to the GPU.
     channels = [(channel - mean) / deviation for channel, (mean, deviation) in zip(images.unbind(1), figures)]
-    return torch.stack(channels, 1).contiguous(memory_format=torch.channels_last)
+    return torch.stack(channels, 1).contiguous(memory_format=memory_format(images.device))

@@ -3,19 +3,27 @@
 An operation on tensors of two devices raises, as on a GPU, and so does one that needs a tensor's value, for which the
 program would wait until the GPU has nothing else to do.
 """
+import argparse
 import contextlib
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import models
 import train_classifier
 import train_colorization
 import train_segmentation
+import training.run
 import utils
+from data import InputError
 from data.cache import Split
 from data.sources import DataSet
+from models.normalize import memory_format
+from training import settings
+from training.checkpoint import load_checkpoint
 from training.run import Run
 
 TASKS = {train_segmentation: "segmentation", train_classifier: "classification", train_colorization: "colorization"}
@@ -85,3 +93,109 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     with copies, pytest.raises(EndOfEpoch):
         script.main(args)
     assert steps == [0, 1, 2] and copies.seen == []
+
+
+def test_a_batch_is_cut_so_that_it_fits(monkeypatch):
+    """A network of 1000 bytes, and 100 more an image; a fifth of what is free, and three times 64, stay free."""
+    peaks = iter((1200, 1400) * 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5240, 9999))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    data = DataSet("zeros", "segmentation", (8, 8), [], [], [], {})
+    model = torch.nn.Conv2d(3, 4, 1)
+    cpu, parts = torch.device("cpu"), training.run.parts_that_fit
+    assert [parts(model, data, batch, cpu, torch.float32) for batch in (30, 31, 64)] == [1, 31, 4]
+
+
+def test_parts_of_a_batch_make_one_step(run, kinds, tmp_path, monkeypatch):
+    """Without batch norm, their gradients add up to those of the whole batch. cuDNN searches in training alone."""
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            assert torch.backends.cudnn.benchmark == self.training
+            batches.add(len(x))
+            return self.fc(self.conv(x).relu().mean((2, 3)))
+
+    weights, batches = [], set()
+    for module in (models, training.checkpoint):
+        monkeypatch.setattr(module, "build_network", lambda network: Plain())
+    monkeypatch.setattr(training.run, "count_gflops", lambda network, size: 0)
+    for parts in (1, 4):
+        init = Run.__init__
+
+        def cut(self, *args, **metadata):
+            init(self, *args, **metadata)
+            self.parts = parts
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "__init__", cut)
+            code, _, err = run("train_classifier.py", "--data", kinds, "--data-dir", tmp_path, "--epochs", 3,
+                               "--batch-size", 16, "--device", "cpu", "--precision", "fp32", "--out", tmp_path / "run")
+        assert code == 0, err
+        weights.append(load_checkpoint(tmp_path / "run/last.pt")["weights"])
+    assert batches >= {16, 4}
+    for key, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][key], expected)
+
+
+@pytest.mark.parametrize("name, capability, dtype", [
+    ("H100", (9, 0), torch.bfloat16), ("T4", (7, 5), torch.float16), ("GeForce GTX 1660 Ti", (7, 5), torch.float32),
+    ("V100", (7, 0), torch.float16), ("P100", (6, 0), torch.float32)])
+def test_the_fastest_sound_type(monkeypatch, capsys, name, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert settings.fastest_sound_dtype(torch.device("cuda")) == dtype
+    monkeypatch.setattr(settings, "choose_device", lambda name: torch.device("cuda"))
+    args = argparse.Namespace(device="cuda", precision="fp16")
+    assert settings.setup(args)[1] == (torch.float32 if dtype == torch.float32 else torch.float16)
+    assert ("fp16 is not sound" in capsys.readouterr().err) == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("message, capability, expected", [
+    ("CUDA error: no kernel image is available for execution on the device\nmore", (6, 1), "whl/cu126"),
+    ("CUDA error: no kernel image is available for execution on the device\nmore", (12, 1), "newer"),
+    ("CUDA error: all CUDA-capable devices are busy or unavailable\nmore", None, "busy"),
+    ("The NVIDIA driver on your system is too old (found version 11040). Please update", None, "too old (found"),
+])
+def test_a_gpu_that_cannot_be_used(monkeypatch, capsys, message, capability, expected):
+    """auto takes the CPU, with one line; who insists on the GPU is told why and what to do."""
+    def fail(*args, device):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch, "ones", fail)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert settings.choose_device("auto") == torch.device("cpu")
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1
+    with pytest.raises(InputError, match=re.escape(expected)):
+        settings.choose_device("cuda")
+
+
+def test_a_driver_without_cuda_in_torch(monkeypatch, capsys):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(settings.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert settings.choose_device("auto") == torch.device("cpu")
+    assert "built without CUDA" in capsys.readouterr().err
+
+
+def test_apples_gpu_only_on_request(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert settings.choose_device("auto").type == "cpu"
+    assert memory_format(torch.device("mps")) == torch.contiguous_format
+
+
+def test_compile_without_a_compiler(run, kinds, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no compiler\n" + 533 * "more\n")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    code, _, err = run("train_classifier.py", "--data", kinds, "--data-dir", tmp_path, "--out", tmp_path / "run",
+                       "--width", 4, "--epochs", 1, "--device", "cpu", "--compile")
+    assert code == 0 and "--compile" in err and err.count("\n") == 1, err
+

@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from data import InputError
 from data.images import first_few, printable
 from models import BLOCKS, build_network
+from models.normalize import memory_format
 from utils import log, write_atomically
 
 # What a checkpoint says of itself, beside its weights; those of a task add to it.
@@ -101,7 +102,7 @@ def for_inference(model, device, dtype):
             if isinstance(child, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(child, norm))
                 setattr(parent, following, torch.nn.Identity())
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=memory_format(device))
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
             module.to(dtype)  # but not a batch norm that could not be folded: its statistics stay exact

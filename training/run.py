@@ -1,4 +1,5 @@
 """Run: the progress of one training run, its best network, and all that is needed to go on with it."""
+import copy
 import json
 import math
 import os
@@ -14,13 +15,15 @@ from tqdm import tqdm
 
 from data import InputError
 from models import count_gflops
-from training.checkpoint import Predictor, load_predictor, save_checkpoint
+from models.normalize import memory_format
+from training.checkpoint import Predictor, autocast, load_predictor, save_checkpoint
 from training.folder import binding_settings, claim_folder, folder_of_its_own, load_state
 from training.optimization import RunningAverage, fast_forward, make_optimizer, make_schedule
 from training.processes import StopSignal, parallelize
 from utils import (
     batches,
     gather,
+    keep_on_gpu,
     log,
     main_process_first,
     plot_curves,
@@ -68,13 +71,16 @@ class Run:
         self.steps_per_epoch = images // self.batch_size
         if self.batch_size % world_size():
             raise InputError(f"--batch-size {self.batch_size} does not divide evenly among {world_size()} processes")
-        self.module = model.to(device, memory_format=torch.channels_last)
+        self.module = model.to(device, memory_format=memory_format(device))
         self.optimizer = make_optimizer(model, args, device)
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.average = RunningAverage(model, args.ema) if args.ema else None
+        self.parts, self.part = 1, 0
+        if device.type == "cuda":
+            self.parts = parts_that_fit(model, data, self.batch_size // world_size(), device, dtype)
         self.model = parallelize(model, device)  # what the loops call
-        if args.compile:
+        if args.compile and can_compile(device):
             self.model = torch.compile(self.model, dynamic=False)  # trained at two sizes at most
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
@@ -85,7 +91,7 @@ class Run:
             with main_process_first():
                 self.lock = claim_folder(args)
                 if args.resume:
-                    self.take_up(load_state(args, self.metadata))
+                    take_up(self, load_state(args, self.metadata))
                 write_settings(self, data.assignment)
         size = sum(p.numel() for p in model.parameters())
         log(f"{args.model}: {size / 1e6:.2f} M parameters, {str(dtype).removeprefix('torch.')} on "
@@ -94,11 +100,6 @@ class Run:
     @property
     def steps_done(self):
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
-
-    @property
-    def out_of_patience(self):
-        """Whether val has not improved for --patience epochs."""
-        return bool(self.args.patience and self.best) and self.epoch - self.best["epoch"] >= self.args.patience
 
     @property
     def predictor(self):
@@ -116,14 +117,15 @@ class Run:
         self.bar = tqdm(total=self.args.epochs * images, initial=self.steps_done * self.batch_size, unit="img",
                         disable=True if process_rank() else None, dynamic_ncols=True, smoothing=0.05)
         with self.stop_signal, self.bar:
-            while self.epoch < self.args.epochs and not self.out_of_patience:
+            while self.epoch < self.args.epochs and not out_of_patience(self):
                 yield self.epoch
                 if self.stop_signal.asked():
                     self.stop()
 
     def batches(self, split):
-        """This epoch's batches: (images uint8, targets, draws), all on the device."""
+        """This epoch's batches, or parts of them that fit: (images uint8, targets, draws), all on the device."""
         self.model.train()
+        torch.backends.cudnn.benchmark = not self.args.deterministic  # to try all algorithms pays off in training alone
         if self.device.type == "cuda":  # scoring takes larger batches, and does not count
             torch.cuda.reset_peak_memory_stats(self.device)
         del self.seconds[self.epoch + (self.step_in_epoch > 0) :]
@@ -131,25 +133,30 @@ class Run:
         started = time.perf_counter() - self.seconds[-1]
         for batch in batches(split, self.batch_size, self.device, self.args.seed, self.epoch, self.step_in_epoch,
                              self.args.workers):
-            yield batch
+            yield from zip(*([None] * self.parts if array is None else array.chunk(self.parts) for array in batch))
             self.step_in_epoch += 1
             self.bar.update(self.batch_size)
             self.seconds[-1] = time.perf_counter() - started
             self.after_step()
+        torch.backends.cudnn.benchmark = False
         self.show_loss()  # waits for the GPU
         self.seconds[-1] = time.perf_counter() - started
         self.peak = peak_memory_mb(self.device)
 
     def step(self, loss):
-        """One step of the optimizer, the schedule and the running average."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        """One step of the optimizer, the schedule and the running average, after the last part of a batch."""
+        if self.part == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss / self.parts).backward()
+        self.loss_sum += loss.detach() / self.parts
+        self.part = (self.part + 1) % self.parts
+        if self.part:
+            return
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         if self.average:
             self.average.update(self.steps_done)
-        self.loss_sum += loss.detach()
 
     def after_step(self):
         """Show the loss, save what is due, stop where a signal asked for it."""
@@ -191,7 +198,7 @@ class Run:
         best = -math.inf if math.isnan(best) else best
         if improved := self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
-        if (self.epoch == self.args.epochs or self.out_of_patience) and self.best["score"] == -math.inf:
+        if (self.epoch == self.args.epochs or out_of_patience(self)) and self.best["score"] == -math.inf:
             raise Diverged(f"no score on val was finite: try a lower --lr than {self.args.lr} or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)
         if improved and process_rank() == 0:
@@ -199,8 +206,8 @@ class Run:
             save_checkpoint(self.folder / "best.pt", self.metadata | found | {"weights": weights})
         self.save_state()
         print_epoch(row, self.args.epochs, sum(self.seconds))
-        if self.out_of_patience and self.epoch < self.args.epochs:
-            log(f"val has not improved since epoch {self.best['epoch']}: training ends here, for --patience")
+        if out_of_patience(self):
+            log(f"val has not improved since epoch {self.best['epoch']}: training ends, as --patience says")
         return draw_curves(self) and improved
 
     def stop(self):
@@ -231,25 +238,63 @@ class Run:
         os.replace(following, last)
         self.saved = time.monotonic()
 
-    def take_up(self, state):
-        """Load a checkpoint's weights and progress. The learning rate follows from the number of steps."""
-        self.module.load_state_dict(state["weights"])
-        if self.average:
-            self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
-        if state["scaler"]:  # empty where the run began on a device without fp16
-            self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step_in_epoch = state["epoch"], state["step"]
-        self.history, self.best = state["history"], state["best"]
-        self.seconds, self.peak = state["seconds"], state["peak"]
-        self.loss_sum.copy_(state["loss_sum"])
-        fast_forward(self.schedule, self.steps_done)
-
     def finish(self, metrics):
         """Write summary.json, with the metrics on test, and curves.png."""
         write_atomically(self.folder / "summary.json", json.dumps(summarize(self, metrics), indent=2))
         plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
         log(f"weights, scores and images: {self.folder}")
+
+
+def take_up(run, state):
+    """Load a checkpoint's weights and progress. The learning rate follows from the number of steps."""
+    run.module.load_state_dict(state["weights"])
+    if run.average:
+        run.average.model.load_state_dict(state["average"])
+    run.optimizer.load_state_dict(run.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+    if state["scaler"]:  # empty where the run began on a device without fp16
+        run.scaler.load_state_dict(state["scaler"])
+    run.epoch, run.step_in_epoch = state["epoch"], state["step"]
+    run.history, run.best = state["history"], state["best"]
+    run.seconds, run.peak = state["seconds"], state["peak"]
+    run.loss_sum.copy_(state["loss_sum"])
+    fast_forward(run.schedule, run.steps_done)
+
+
+def parts_that_fit(model, data, batch_size, device, dtype):
+    """Into how many parts a batch is cut so that it fits the GPU's memory; their gradients are added up.
+
+    Trial steps of two images and of four tell what one takes. A fifth of what is free is left to the loss and cuDNN.
+    """
+    for split in data.splits.values():
+        keep_on_gpu(split, device)  # before what is free is counted
+    free, before, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device), {}
+    trial, channels = copy.deepcopy(model).train(), next(model.parameters()).shape[1]
+    for images in (2, 4):
+        torch.cuda.reset_peak_memory_stats(device)
+        with autocast(device, dtype):
+            output = trial(torch.zeros(images, channels, *data.size, device=device))
+        output.float().square().mean().backward()
+        used[images] = torch.cuda.max_memory_allocated(device) - before
+        trial.zero_grad()
+    each = (used[4] - used[2]) / 2
+    states = 3 * sum(p.nbytes for p in model.parameters())  # the optimizer's, and the running average
+    fitting = (0.8 * free - states - used[2]) / each + 2
+    parts = next((n for n in range(1, batch_size) if batch_size % n == 0 and batch_size / n <= fitting), batch_size)
+    if parts > 1:
+        log(f"a batch of {batch_size} does not fit the GPU's memory: it goes through in {parts} parts, each with batch "
+            "norm of its own, and one step is made of all")
+    return parts
+
+
+def can_compile(device):
+    """Whether torch.compile works here: it needs a C++ compiler on the CPU, and Triton on CUDA."""
+    try:
+        torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8, device=device, requires_grad=True)).backward()
+    except Exception as error:  # whatever its many parts raise
+        log(f"--compile does not work here ({str(error).splitlines()[0][:150]}): training goes on without",
+            file=sys.stderr)
+        return False
+    return True
 
 
 def write_settings(run, assignment):
@@ -268,6 +313,11 @@ def draw_curves(run):
     plot_curves({run.folder.name: run.history}, run.folder / "curves.png")
     run.drawn = time.monotonic()
     return True
+
+
+def out_of_patience(run):
+    """Whether val has not improved for --patience epochs."""
+    return bool(run.args.patience and run.best) and run.epoch - run.best["epoch"] >= run.args.patience
 
 
 def print_epoch(row, epochs, seconds):

@@ -3,6 +3,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils import log, world_size
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
+OLDER_GPUS = "https://download.pytorch.org/whl/cu126"  # before sm_75; torch 2.14 is the last there
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
@@ -211,41 +213,67 @@ def setup(args):
         torch.cuda.set_device(device)  # else pinned memory would take some of the first
     if started_by_torchrun() and not dist.is_initialized():
         join_processes(device)
-    training = hasattr(args, "deterministic")  # a flag of the training scripts alone
-    if training and args.deterministic:
+    if getattr(args, "deterministic", False):  # a flag of the training scripts alone
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = training and not args.deterministic  # to try every algorithm pays off in training
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     fastest = fastest_sound_dtype(device)
-    if device.type == "cpu" and args.precision == "bf16" and fastest != torch.bfloat16:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision, fastest)
+    if device.type == "cpu" and dtype == torch.bfloat16 != fastest:
         log("--precision bf16 is many times slower than fp32 on a CPU that has no instructions for it, as this one; "
             "leave it out", file=sys.stderr)
-    return device, types.get(args.precision, fastest)
+    if device.type == "cuda" and dtype == torch.float16 and fastest == torch.float32:
+        log(f"--precision fp16 is not sound on {torch.cuda.get_device_name(device)}: it is fp32", file=sys.stderr)
+        dtype = fastest
+    return device, dtype
 
 
 def choose_device(name):
-    """The torch.device that --device names. Raises InputError where there is none."""
-    asked = name
+    """The torch.device that --device names, tried out; the CPU for auto where the GPU fails. Raises InputError.
+
+    Apple's GPU is taken on request alone: torch has given wrong values there, silently (its issues 188371, 174339).
+    """
+    wanted = name
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and started_by_torchrun():
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
+            log("there is an NVIDIA driver here, but this torch was built without CUDA and takes the CPU; pytorch.org "
+                "says how to install one for the GPU", file=sys.stderr)
+    if wanted == "cuda" and started_by_torchrun():
+        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        device = torch.device(wanted)
+        torch.ones(1, device=device).add_(1)  # that a GPU is there does not mean that this torch has kernels for it
     except (RuntimeError, AssertionError, ImportError) as error:
-        if "out of memory" in str(error):
-            raise InputError(f"--device {asked}: its memory is full; end what else runs there")
-        raise InputError(f"--device {asked}: there is no such device here; leave it out to take the best one")
+        reason = explain_device(error, wanted)
+        if name != "auto":
+            raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
+        log(f"the GPU cannot be used ({reason}): the CPU in its place", file=sys.stderr)
+        return torch.device("cpu")
     return device
 
 
+def explain_device(error, name):
+    """Why torch cannot use a device: a part of a line."""
+    text = str(error)
+    if "out of memory" in text:
+        return "its memory is full, end what else runs there"
+    if "no kernel image" in text:
+        major, minor = torch.cuda.get_device_capability(name)
+        reason = f"this torch has no kernels for {torch.cuda.get_device_name(name)}, sm_{major}{minor}"
+        if (major, minor) >= (7, 5):
+            return f"{reason}, a newer one may"
+        return f'{reason}; this one has: pip install "torch<2.15" torchvision --index-url {OLDER_GPUS}'
+    return text.splitlines()[0].split(". ")[0][:200]  # such as that there is no driver, or that it is too old
+
+
 def fastest_sound_dtype(device):
-    """bf16 where the hardware multiplies it natively, fp16 on older GPUs, else float32."""
+    """bf16 where the hardware multiplies it natively, fp16 on older GPUs with tensor cores, else float32."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+        capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+        if capability < (7, 0) or "GTX 16" in name:  # these have no tensor cores; fp16 gives NaN on GTX 16xx
+            return torch.float32
+        return torch.bfloat16 if capability >= (8, 0) else torch.float16
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
         native = has.get("avx512_bf16") or has.get("amx_bf16")
