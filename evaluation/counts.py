@@ -1,6 +1,6 @@
-"""Scores that can be summed over any set of pictures, those of a bootstrap sample too.
+"""Scores that can be summed over any set of images, those of a bootstrap sample too.
 
-A picture's prediction becomes a row of counts (*_row); the metrics follow from a sum of rows, or an array of such sums
+An image's prediction becomes a row of counts (*_row); the metrics follow from a sum of rows, or an array of such sums
 (*_metrics).
 """
 import numpy as np
@@ -14,21 +14,26 @@ from evaluation.colorization import color_metrics
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 
 
-def segmentation_row(truth, prediction, classes):
+def segmentation_row(truth, prediction, classes, known=None):
     """Masks (H, W) uint8 -> (7, K): utils.pixel_counts, then utils.outline_counts."""
-    if prediction is None:  # a missing picture has no class anywhere: all its pixels and outlines are missed
+    if prediction is None:  # a missing image has no class anywhere: all its pixels and outlines are missed
         prediction = np.full_like(truth, NO_CLASS)
     pixels = pixel_counts(torch.from_numpy(truth)[None], torch.from_numpy(prediction)[None], classes)[0].numpy()
     return np.concatenate([pixels, outline_counts(truth, prediction, classes)])
 
 
 def segmentation_metrics(rows):
-    """(..., 7, K) -> segmentation_scores, the IoU as "by class", and boundary_f1, (...) each."""
+    """(..., 7, K) -> segmentation_scores, the IoU as "by class", and boundary_f1, (...) each.
+
+    foreground_iou is the second class's IoU, for masks of two classes.
+    """
     scores = segmentation_scores(rows[..., :3, :])
-    return scores | {"by class": scores.pop("iou"), "boundary_f1": boundary_f1(rows[..., 3:, :])}
+    iou = scores.pop("iou")
+    return scores | {"by class": iou, "boundary_f1": boundary_f1(rows[..., 3:, :]),
+                     "foreground_iou": np.nan_to_num(iou[..., 1])}
 
 
-def classification_row(truth, prediction, classes):
+def classification_row(truth, prediction, classes, known=None):
     """Labels -> (2, K): right and true by class."""
     true = np.arange(classes) == truth
     return np.stack([true & (prediction == truth), true]).astype(int)
@@ -40,19 +45,33 @@ def classification_metrics(rows):
             "by class": np.where(true > 0, right / true.clip(1), np.nan)}
 
 
-def colorization_row(truth, prediction, classes):
-    """RGB (H, W, 3) uint8 -> (8,): the picture's metrics, colourfulness and sharpness of the truth, and 1."""
+def colorization_known(truth):
+    """RGB (H, W, 3) uint8 -> (3,): its colourfulness and sharpness, and the colour difference of its grey version."""
     true = as_batch(Image.fromarray(truth), truth.shape[:2], "cpu")
-    own = [0, 0, 100, 0, 0]  # a missing picture: the delta_e of black and white
+    lab = color.rgb_to_lab(true)
+    difference = color.ciede2000(torch.cat([lab[:, :1], torch.zeros_like(lab[:, 1:])], 1), lab).mean()
+    return np.array([float(color.colorfulness(true)), float(color.gradient_energy(true)), float(difference)])
+
+
+def colorization_row(truth, prediction, classes, known):
+    """RGB (H, W, 3) uint8 -> (9,): the image's metrics, colourfulness and sharpness of the truth, 1, and the credit for
+    its colourfulness. known: colorization_known of the truth."""
+    own = [0, 0, 100, 0, 0]  # a missing image: the delta_e of black and white
     if prediction is not None:
-        own = color_metrics(as_batch(Image.fromarray(prediction), truth.shape[:2], "cpu"), true).values()
-    return np.array([*map(float, own), float(color.colorfulness(true)), float(color.gradient_energy(true)), 1])
+        true, image = (as_batch(Image.fromarray(each), truth.shape[:2], "cpu") for each in (truth, prediction))
+        own = [float(value) for value in color_metrics(image, true).values()]
+    colorful, sharp, grey_difference = known
+    # Colours count where they are nearer to the true ones than grey is. The 1 is for truth that is itself grey.
+    nearer = prediction is not None and own[2] <= grey_difference + 1e-3
+    credit = np.interp((own[3] + 1) / (colorful + 1), [0, 0.8, 1.2, 2], [0, 1, 1, 0]) if nearer else 0
+    return np.array([*own, colorful, sharp, 1, credit])
 
 
 def colorization_metrics(rows):
-    psnr, ssim, delta_e, colorful, sharp, true_colorful, true_sharp, number = np.moveaxis(rows, -1, 0)
+    psnr, ssim, delta_e, colorful, sharp, true_colorful, true_sharp, number, credit = np.moveaxis(rows, -1, 0)
     return {"psnr": psnr / number, "ssim": ssim / number, "delta_e": delta_e / number,
-            "colorfulness_ratio": colorful / true_colorful.clip(1e-9), "sharpness_ratio": sharp / true_sharp.clip(1e-9)}
+            "colorfulness_ratio": colorful / true_colorful.clip(1e-9), "sharpness_ratio": sharp / true_sharp.clip(1e-9),
+            "colorfulness_credit": credit / number}
 
 
 ROW = {"segmentation": segmentation_row, "classification": classification_row, "colorization": colorization_row}

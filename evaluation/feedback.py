@@ -3,8 +3,8 @@ import html
 import json
 
 from evaluation.pages import SORT, figures, format_interval, page, table
+from evaluation.rubrics import full_points
 from evaluation.submissions import TROUBLES
-from evaluation.truth import METRICS, full_points
 
 BY_CLASS = {"segmentation": "IoU", "classification": "accuracy", "colorization": None}
 WORST = {"segmentation": "Image, truth and prediction of the three worst.",
@@ -26,7 +26,9 @@ def feedback_page(truth, name, grade):
              + "".join(f"<li>{html.escape(text)}</li>" for text in lines)
              + ("<li>...</li>" if len(lines) < grade["trouble counts"][trouble] else "") + "</ul>"
              for trouble, lines in grade["troubles"].items() if lines]
-    return page(name, f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found</p>",
+    void = f"; {grade['void']:.1%} of the pixels are left void, which is wrong" if grade["void"] else ""
+    return page(name,
+                f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found{void}</p>",
                 "<h2>Scores</h2>", table(metrics), "<h2>Classes</h2>" if by_class else "", table(by_class, shaded=True),
                 "<h2>What is wrong</h2>" if lists else "", *lists,
                 f"<h2>Worst images</h2><p>{WORST[truth.task]}</p>" if grade["worst"] else "", figures(grade["worst"]))
@@ -34,7 +36,7 @@ def feedback_page(truth, name, grade):
 
 def grades_page(truth, rows, grades, baselines):
     """The table of all submissions and their classes. Images are on the students' own pages."""
-    main = METRICS[truth.task][0]
+    main = truth.metrics[0]
     link = lambda row: (row["submission"], f"feedback/{row['feedback']}")  # noqa: E731
     ranked = [{"rank": row["rank"], "submission": link(row), "status": row["status"], "points": row["points"],
                **grades[row["submission"]]["metrics"],

@@ -2,8 +2,8 @@
 
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
 
-Each submission is read in a process of its own (limits.py), by what stands in submissions.py, and held against the
-truth (truth.py). What a prediction counts for stands in counts.py, and the pages in feedback.py.
+Each submission is read in a process of its own (limits.py, submissions.py, predictions.py) and held against the
+truth (truth.py) by counts (counts.py), which a rubric turns into points (rubrics.py). The pages are feedback.py's.
 """
 import base64
 import contextlib
@@ -24,21 +24,13 @@ from tqdm import tqdm
 
 from data import InputError, cache
 from data.images import first_few, printable, read_image
-from evaluation import as_batch
-from evaluation.colorization import lightness_and_ab, to_images, with_colors
-from evaluation.counts import COMPUTE, ROW
+from data.masks import NO_CLASS, VOID
+from evaluation.counts import COMPUTE, colorization_known
 from evaluation.feedback import BY_CLASS, count_troubles, feedback_page, grades_page
 from evaluation.limits import LIMITS, Exceeded, is_out_of_memory, run_each
-from evaluation.submissions import (
-    TROUBLES,
-    content_digest,
-    is_checkpoint,
-    list_files,
-    read_labels,
-    read_pictures,
-    run_checkpoint,
-    say_why,
-)
+from evaluation.predictions import match_files, read_images, read_labels, run_checkpoint
+from evaluation.rubrics import BASELINES, count_points, default_rubric, predict_baseline, read_rubric
+from evaluation.submissions import TROUBLES, content_digest, is_checkpoint, list_files, say_why
 from evaluation.truth import METRICS, PERFECT, open_truth
 from training.settings import not_negative, setup
 from utils import colorize_mask, write_atomically, write_csv
@@ -48,7 +40,7 @@ from utils import colorize_mask, write_atomically, write_csv
 
 
 def grade_submission(truth, truth_digest, device, dtype, job):
-    """Grade a folder, zip, CSV or checkpoint. job: its path and the `content` of its last grade, or None.
+    """Grade a folder, zip, table of labels or checkpoint. job: its path and its last grade's `content`, or None.
 
     Returns the grade, a dict that JSON can hold, or {"unchanged": True} where the content is still the same.
     """
@@ -57,61 +49,119 @@ def grade_submission(truth, truth_digest, device, dtype, job):
     content = f"{truth_digest} {content_digest(path)}"
     if content == before:
         return {"unchanged": True}
-    read = read_labels if truth.task == "classification" else read_pictures
-    if is_checkpoint(path):
-        grade = grade_predictions(truth, lambda _: run_checkpoint(truth, path, device, dtype), path)
-    else:
-        grade = grade_predictions(truth, lambda troubles: read(truth, list_files(path, troubles), troubles), path)
-    return grade | {"content": content}
+
+    def predict(troubles):
+        network = is_checkpoint(path)
+        if network and not os.path.isdir(path):
+            return run_checkpoint(truth, path, device, dtype)
+        files = list_files(path, troubles)
+        if truth.task == "classification":
+            predictions = list(read_labels(truth, files, troubles))
+            predicted = bool(predictions)
+        else:
+            predictions = read_images(truth, files, troubles)
+            predicted = bool(match_files(truth, files, defaultdict(list)))
+        if predicted or not network:
+            return predictions
+        for lines in troubles.values():
+            lines.clear()  # a run's other files
+        return run_checkpoint(truth, path, device, dtype)
+
+    return grade_predictions(truth, predict, path) | {"content": content}
 
 
 def grade_predictions(truth, predict, path=""):
-    """Score the (index, prediction) pairs that predict(troubles) yields: a dict of all that the pages tell."""
-    row, compute, main = ROW[truth.task], COMPUTE[truth.task], METRICS[truth.task][0]
-    rows, worst, digest, error, troubles = {}, [], hashlib.sha256(), None, {trouble: [] for trouble in TROUBLES}
+    """Score the (index, prediction or None) pairs that predict(troubles) yields: a dict of all that the pages tell.
+
+    Of several predictions for one image the worst counts.
+    """
+    compute, main = COMPUTE[truth.task], METRICS[truth.task][0]
+    found, unused, worst, error = {}, set(), [], None
+    troubles = {trouble: [] for trouble in TROUBLES}
     try:
         for index, prediction in predict(troubles):
-            rows[index] = row(truth.targets[index], prediction, len(truth.classes))
-            digest.update(b"%d:" % index + np.ascontiguousarray(prediction).tobytes())
-            worst = sorted([*worst, (float(compute(rows[index])[main]), index, prediction)], key=lambda w: w[:2])[:3]
+            if prediction is None:
+                unused.add(index)
+                continue
+            row = truth.row(index, prediction)
+            score = float(compute(row)[main])
+            if index in found and found[index]["score"] <= score:
+                continue
+            found[index] = {"score": score, "row": row, **compare(truth, index, prediction)}
+            worst = [each for each in worst if each[1] != index]
+            worst = sorted([*worst, (score, index, prediction)], key=lambda each: each[:2])[:3]
     except Exception as problem:  # whatever is wrong with one submission, the others are still to be graded
         if is_out_of_memory(problem):
             raise
         error = problem
         troubles["refused"].append(say_why(problem, path))
-    absent = [i for i in range(len(truth.names)) if i not in rows]
+    absent = [i for i in range(len(truth.names)) if i not in found and i not in unused]
     troubles["missing"] += [printable(truth.names[i]) for i in absent]
-    refused = error or absent and truth.missing == "refuse"
-    return count_points(truth, rows, refused) | {
-        "status": "refused" if refused else "ok" if not absent else "incomplete" if rows else "empty",
-        "reason": getattr(error, "limit", ""), "given": len(rows),
+    rows = {index: each["row"] for index, each in found.items()}
+    equal = sum(each["equal"] for each in found.values())
+    digest = hashlib.sha256("".join(found[index]["digest"] for index in sorted(found)).encode()).hexdigest()
+    return score_rows(truth, rows) | {
+        "status": judge(truth, error, len(found), equal, troubles), "reason": getattr(error, "limit", ""),
+        "given": len(found), "equal": equal, "void": float(np.mean([each["void"] for each in found.values()] or [0])),
         "troubles": {trouble: lines[:200] for trouble, lines in troubles.items()},
         "trouble counts": {trouble: len(lines) for trouble, lines in troubles.items()},
-        "digest": digest.hexdigest() if rows else None,
+        "digest": digest if any(each["means something"] for each in found.values()) else None,
         "worst": [draw_worst(truth, *each) for each in worst if each[0] < PERFECT[truth.task]],
     }
 
 
-def count_points(truth, rows, refused):
-    """The metrics of a submission from its images' rows, by index, with their intervals and points."""
-    row, compute = ROW[truth.task], COMPUTE[truth.task]
-    alone = compute(np.sum(list(rows.values()), 0, dtype=float)) if rows else None
-    all_rows = [rows[i] if i in rows else row(target, None, len(truth.classes))
-                for i, target in enumerate(truth.targets)]
-    all_rows = np.stack(all_rows).astype(float)
+def compare(truth, index, prediction):
+    """What is known of a prediction beside its score: a digest, whether it is equal to the truth in all that counts,
+    whether it names any class, and the share that it leaves void."""
+    target = truth.targets[index]
+    digest = hashlib.sha256(b"%d:" % index + np.ascontiguousarray(prediction).tobytes()).hexdigest()
+    if truth.task == "classification":
+        return {"digest": digest, "equal": bool(prediction == target), "means something": prediction >= 0, "void": 0}
+    if truth.task == "colorization":
+        return {"digest": digest, "equal": np.array_equal(prediction, target), "means something": True, "void": 0}
+    scored = target != VOID
+    void = np.count_nonzero(scored & (prediction == VOID)) / max(np.count_nonzero(scored), 1)
+    return {"digest": digest, "equal": not (scored & (prediction != target)).any(), "void": void,
+            "means something": bool((prediction < NO_CLASS).any())}
+
+
+def judge(truth, error, given, equal, troubles):
+    """A submission's status."""
+    whole = given == len(truth.names)
+    if error or not whole and truth.missing == "refuse":
+        return "refused"
+    if not given:  # empty is only what is empty
+        return next((kind for kind in ("wrong size", "unreadable", "refused", "misnamed") if troubles[kind]), "empty")
+    if troubles["ambiguous"]:
+        return "ambiguous"
+    if not whole:
+        return "incomplete"
+    return "equal to the truth" if equal == given and truth.task != "classification" else "ok"
+
+
+def score_rows(truth, rows):
+    """The metrics of the images' rows, by index, with intervals; also those of the given images alone."""
+    compute = COMPUTE[truth.task]
+    all_rows = np.stack([rows[i] if i in rows else truth.row(i, None) for i in range(len(truth.names))]).astype(float)
     metrics = compute(all_rows.sum(0))
+    alone = compute(np.sum(list(rows.values()), 0, dtype=float)) if rows else metrics
     resampled = compute(np.tensordot(truth.samples, all_rows, 1))
-    # Too much colour, which costs points, is not made good by leaving images out.
-    points = {metric: 0.0 if refused or not rows else
-              min(float(np.interp(found[metric], *np.transpose(steps))) for found in (metrics, alone))
-              for metric, steps in truth.rubric.items()}
     few = len(all_rows) < 5  # they differ too little from sample to sample
     return {
-        "points": sum(points.values()), "points by metric": points,
-        "metrics": {metric: float(metrics[metric]) for metric in METRICS[truth.task]},
+        "metrics": {metric: float(metrics[metric]) for metric in truth.metrics},
+        "alone": {metric: float(alone[metric]) for metric in truth.metrics},
         "intervals": {metric: [None, None] if few else np.percentile(resampled[metric], (2.5, 97.5)).tolist()
-                      for metric in METRICS[truth.task]},
+                      for metric in truth.metrics},
         "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())]}
+
+
+def give_points(truth, grade):
+    """Add the rubric's points to a grade. Too much colour, which costs points, is not made good by leaving images
+    out."""
+    nothing = not grade["given"] or grade["status"] in ("refused", "not graded")
+    whole, alone = (count_points(truth.rubric, grade[key]) for key in ("metrics", "alone"))
+    points = {metric: 0.0 if nothing else min(whole[metric], alone[metric]) for metric in truth.rubric}
+    return grade | {"points": sum(points.values()), "points by metric": points}
 
 
 def draw_worst(truth, score, index, prediction):
@@ -135,15 +185,15 @@ def draw_worst(truth, score, index, prediction):
 
 
 def grade_baseline(truth, name):
-    """Grade what needs no network: nothing at all or, in colorization, grey images."""
+    """Grade a prediction that needs no network."""
     torch.set_num_threads(1)
-    return grade_predictions(truth, lambda _: grey_images(truth) if name == "grey" else ())
+    return grade_predictions(truth, lambda _: predict_baseline(truth, name))
 
 
-def grey_images(truth):
-    for index, target in enumerate(truth.targets):
-        lightness, _ = lightness_and_ab(as_batch(Image.fromarray(target), target.shape[:2], "cpu"))
-        yield index, to_images(with_colors(lightness))[0]
+def know_colors(truth, indices):
+    """counts.colorization_known of some true images, as a list."""
+    torch.set_num_threads(1)
+    return [colorization_known(truth.targets[index]).tolist() for index in indices]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,16 +213,15 @@ def run_all(truth, function, jobs, device=None):
                     "spawn" if on_gpu else cache.START_METHOD)
 
 
-def grade_all(truth, paths, known, nothing, device, dtype):
-    """Yield (path, grade) as the submissions are done. known: path -> grade of before; nothing: the grade of nothing.
+def grade_all(function, truth, known, nothing, device):
+    """Yield (path, grade) as the submissions are done. known: path -> grade of before or {}; nothing: that of nothing.
 
     What the system killed, with no limit exceeded, has the status "not graded".
     """
-    function = partial(grade_submission, truth, truth.digest(), device, dtype)
-    jobs = [(path, known[path]["content"] if path in known else None) for path in paths]
+    jobs = [(path, before.get("content")) for path, before in known.items()]
     networks = [job for job in jobs if is_checkpoint(job[0])]
     files = [job for job in jobs if job not in networks]
-    with tqdm(total=len(paths), unit="submission", disable=None) as bar:
+    with tqdm(total=len(jobs), unit="submission", disable=None) as bar:
         for some_jobs, place in ((files, None), (networks, device)):
             for (path, _), grade in run_all(truth, function, some_jobs, place):
                 bar.update()
@@ -206,7 +255,7 @@ def csv_row(row):
 
 def make_rows(truth, grades):
     """Name -> grade: the rows of grades.csv, ranked."""
-    main = METRICS[truth.task][0]
+    main = truth.metrics[0]
     results = {name: (-each["points"], -each["metrics"][main]) for name, each in grades.items()}
     order = sorted(grades, key=lambda name: (results[name], name))
     better, twins, rows = sorted(results.values()), defaultdict(list), []
@@ -221,7 +270,8 @@ def make_rows(truth, grades):
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
                      **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{BY_CLASS[truth.task]} {key}": value for key, value in zip(truth.classes, each["by class"])},
-                     **each["trouble counts"], "identical to": ", ".join(twin), "problems": text,
+                     **each["trouble counts"], "equal to the truth": each["equal"],
+                     "void": round(each["void"], 6), "identical to": ", ".join(twin), "problems": text,
                      "feedback": f"{plain_name(name)}.html"})
     return rows
 
@@ -234,6 +284,43 @@ def write_tables(out, truth, grades, baselines):
     return rows
 
 
+def prepare(truth, digest, args):
+    """Settle the rubric; returns the grades of what needs no network, by name."""
+    def all_of(function, jobs):
+        results = {}
+        for job, result in run_all(truth, partial(function, truth), jobs):
+            if result is None or isinstance(result, Exceeded):
+                raise InputError(f"--truth {printable(args.truth)}: it cannot be scored on this computer: "
+                                 f"{result or 'too little memory'}")
+            results[job if isinstance(job, str) else job[0]] = result
+        return results
+
+    truth.rubric = read_rubric(args.rubric, truth) if args.rubric else None
+    record = Path(args.out) / "graded" / "~baselines.json"
+    before = read_record(record)
+    if before.get("content") != digest:
+        size, count = 16, len(truth.names)
+        if truth.task == "colorization":
+            parts = all_of(know_colors, [
+                list(range(start, min(start + size, count))) for start in range(0, count, size)])
+            truth.known = np.concatenate([parts[start] for start in sorted(parts)])
+        before = {"content": digest, "known": truth.known if truth.known is None else truth.known.tolist(),
+                  "baselines": all_of(grade_baseline, BASELINES[truth.task])}
+        write_atomically(record, json.dumps(before), durable=False)
+    truth.known = before["known"]
+    baselines = {name: before["baselines"][name] for name in BASELINES[truth.task]}
+    truth.rubric = truth.rubric or default_rubric(truth, {
+        name: grade["metrics"] for name, grade in baselines.items() if name != "nothing"})
+    return {name: give_points(truth, grade) for name, grade in baselines.items()}
+
+
+def read_record(path):
+    """What an earlier call left in `graded`, {} where there is nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text("utf-8"))
+    return {}
+
+
 def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
     torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
@@ -243,25 +330,25 @@ def grade(args):
     for path in paths:
         if not os.path.lexists(path):
             raise InputError(f"{printable(path)}: no such submission")
+    for path in (args.truth, *paths):  # there the grades would be data, or a submission, at the next call
+        if out.resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(f"--out {printable(out)}: it lies in {printable(path)}; give the grades a folder of their "
+                             "own")
     shown = Counter(os.path.basename(path) for path in paths)
     names = {path: printable(base if shown[base := os.path.basename(path)] == 1 else path) for path in paths}
     (out / "feedback").mkdir(parents=True, exist_ok=True)
     (out / "graded").mkdir(exist_ok=True)
     records = {path: out / "graded" / f"{plain_name(name)}.json" for path, name in names.items()}
-    known = {}
-    for path, record in records.items():
-        with contextlib.suppress(OSError, ValueError):
-            known[path] = json.loads(record.read_text("utf-8"))
-    baselines = dict(run_all(truth, partial(grade_baseline, truth), BASELINES[truth.task]))
-    if failed := [str(result) for result in baselines.values() if not isinstance(result, dict)]:
-        raise InputError(f"--truth {printable(args.truth)}: it cannot be scored here: {failed[0]}")
+    known, digest = {path: read_record(record) for path, record in records.items()}, truth.digest()
+    baselines = prepare(truth, digest, args)
     grades = {}
-    for path, each in grade_all(truth, paths, known, baselines["nothing"], device, dtype):
+    for path, each in grade_all(partial(grade_submission, truth, digest, device, dtype), truth, known,
+                                baselines["nothing"], device):
         name = names[path]
-        grades[name] = each
+        grades[name] = give_points(truth, each)
         if "content" in each:
             write_atomically(records[path], json.dumps(each), durable=False)
-        page = feedback_page(truth, name, each)
+        page = feedback_page(truth, name, grades[name])
         write_atomically(out / "feedback" / f"{plain_name(name)}.html", page, durable=False)
         rows = write_tables(out, truth, grades, baselines)
     print_rows(truth, rows)
@@ -271,11 +358,8 @@ def grade(args):
                          "then give the same command")
 
 
-BASELINES = {"segmentation": ("nothing",), "classification": ("nothing",), "colorization": ("nothing", "grey")}
-
-
 def print_rows(truth, rows):
-    main = METRICS[truth.task][0]
+    main = truth.metrics[0]
     for row in rows:
         troubles = count_troubles(row)
         print(f"{row['rank']:>3} {row['points']:6.2f}  {main} {row[main]:.4f}  {row['status']:<10}  {row['submission']}"

@@ -1,6 +1,5 @@
-"""What submissions are held against: the truth, decoded once, the scores of each task, and their points."""
+"""What submissions are held against: the truth, decoded once, and the metrics of each task."""
 import hashlib
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -11,19 +10,20 @@ import numpy as np
 from data import InputError, folders
 from data.images import nfc, printable, read_image
 from data.masks import Classes, decode_mask, infer_classes, read_classes, scored_classes
-from evaluation.counts import bootstrap_samples
+from evaluation.counts import ROW, bootstrap_samples
 
-METRICS = {  # the first of each is the main one: it ranks, and it chooses the worst images
+METRICS = {  # the first of each chooses the worst images
     "segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
     "classification": ("accuracy",),
-    "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio"),
+    "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit"),
 }
-PERFECT = {"segmentation": 1, "classification": 1, "colorization": 100}  # the best that the main metric can be
+PERFECT = {"segmentation": 1, "classification": 1, "colorization": 100}  # the best that METRICS' first can be
 
 
 @dataclass
 class Truth:
-    """The truth of one task. `index` finds an image by its name or, if unique, its stem."""
+    """The truth of one task. `index` finds an image by its name or, if unique, its stem; `folded` by either in lower
+    case, where that is unique."""
     task: str
     names: list  # as they are shown: without folders where that stays unique, for a class's folder is the answer
     images: list  # paths
@@ -31,20 +31,33 @@ class Truth:
     classes: list
     colors: list
     index: dict
-    rubric: dict
+    folded: dict
     missing: str
     samples: np.ndarray  # (1000, N): how often each image is in each bootstrap sample, the same ones for everybody
     raw: Classes | None = None  # how masks are read
+    known: np.ndarray | None = None  # (N, 3), colorization's: counts.colorization_known of each image
+    rubric: dict | None = None
+
+    @property
+    def metrics(self):
+        """The metrics that are shown; the first ranks. Of two classes the second is what is looked for."""
+        binary = self.task == "segmentation" and len(self.classes) == 2
+        return ("foreground_iou",) * binary + METRICS[self.task]
 
     @property
     def largest(self):
         """The pixels of its largest image."""
         return 0 if self.task == "classification" else max(target.shape[0] * target.shape[1] for target in self.targets)
 
+    def row(self, index, prediction):
+        """The counts (counts.py) of a prediction, or None, for an image."""
+        known = None if self.known is None else self.known[index]
+        return ROW[self.task](self.targets[index], prediction, len(self.classes), known)
+
     def digest(self):
-        """A hash of all that a grade depends on, but for the submission."""
-        digest = hashlib.sha256(repr((self.task, self.names, self.classes, self.colors, self.raw, self.rubric,
-                                      self.missing)).encode(errors="surrogateescape"))
+        """A hash of all that scores depend on, but for the submission."""
+        digest = hashlib.sha256(repr((self.task, self.names, self.classes, self.colors, self.raw, self.missing)).encode(
+            errors="surrogateescape"))
         for array in (*self.targets, self.samples):
             digest.update(np.ascontiguousarray(array))
         for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -53,16 +66,21 @@ class Truth:
 
 
 def open_truth(args):
-    """Read the truth of a task from a folder that holds one split, and the rubric."""
+    """Read the truth of a task from a folder that holds one split."""
     split, classes, colors, raw, targets = read_truth(args.truth, args.task)
     names = [nfc(name) for name in split.names]
     stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
     index = {stem: i for i, stem in enumerate(stems) if counts[stem] == 1}
     index |= {name: i for i, name in enumerate(names)}
-    rubric = read_rubric(args.rubric, args.task) if args.rubric else default_rubric(args.task, classes)
+    lower = Counter(name.casefold() for name in index)
+    folded = {name.casefold(): i for name, i in index.items() if lower[name.casefold()] == 1}
     shown = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
-    return Truth(args.task, shown, split.images, targets, classes, colors, index, rubric, args.missing,
+    telling = [name for name in shown if "/" in name]
+    if args.task == "classification" and telling:
+        print(f"{len(telling)} true images share their names, and so a prediction must name the class's folder, as "
+              f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
+    return Truth(args.task, shown, split.images, targets, classes, colors, index, folded, args.missing,
                  bootstrap_samples(len(split), args.seed), raw)
 
 
@@ -97,41 +115,3 @@ def read_truth(folder, task):
                 raise InputError(f"{printable(path)}: less than 11 pixels high or wide, too small to be scored; "
                                  "remove it")
     return split, classes, colors, raw, targets
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Points
-
-
-def default_rubric(task, classes):
-    """Points by the original report's numbers. Chance gets none, but grey images get those of their PSNR, which on
-    faintly coloured images is high: `grades.html` shows it, for a rubric of one's own."""
-    return {
-        "segmentation": {"miou": [[0, 0], [0.415, 6], [0.512, 10]]},
-        "classification": {"accuracy": [[1 / max(len(classes), 1), 0], [0.92, 10]]},
-        "colorization": {"psnr": [[20, 0], [26, 6]], "colorfulness_ratio": [[0, 0], [0.8, 4], [1.2, 4], [2, 0]]},
-    }[task]
-
-
-def read_rubric(path, task):
-    """{"metric": [[value, points], ...]}, values ascending. Raises InputError."""
-    try:
-        rubric = json.loads(Path(path).read_text("utf-8"))
-        for metric, steps in rubric.items():
-            if metric not in METRICS[task]:
-                raise ValueError(f"{metric} is none of {', '.join(METRICS[task])}")
-            values, points = np.array(steps, float).reshape(-1, 2).T
-            pairs = 0 < len(values) == len(steps) and np.isfinite([values, points]).all()
-            if not pairs or (np.diff(values) <= 0).any():
-                raise ValueError(f"{metric} needs pairs of numbers whose first ones ascend")
-            rubric[metric] = np.stack([values, points], 1).tolist()
-        if not rubric:
-            raise ValueError("it is empty")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"--rubric {printable(path)}: {printable(str(error))}; it should look like "
-                         f"{json.dumps(default_rubric(task, [0] * 10))}") from error
-    return rubric
-
-
-def full_points(rubric):
-    return sum(max(points for _, points in steps) for steps in rubric.values())

@@ -1,12 +1,9 @@
 """Grading: a class of good, bad and hostile submissions against a tiny truth, every verdict checked."""
-import io
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
-import time
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
+from classroom import COLORS, NAMES, draw_mask, grade, png, write
 from conftest import make_masks
 from PIL import Image
 from sklearn.metrics import confusion_matrix
@@ -23,45 +21,13 @@ import evaluate
 import utils
 from data import InputError
 from data.masks import NO_CLASS, VOID
-from evaluation import grading, limits
+from evaluation import grading
 from evaluation.counts import segmentation_metrics, segmentation_row
 from evaluation.segmentation import with_palette
 from models import build_network
 from training.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-COLORS = np.zeros((256, 3), np.uint8)
-COLORS[:5] = (128, 128, 128), (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)
-NAMES = [f"street{i}" for i in range(6)]
-
-
-def png(values):
-    Image.fromarray(values).save(buffer := io.BytesIO(), "PNG")
-    return buffer.getvalue()
-
-
-def draw_mask(rng, ids):
-    """A few rectangles of each id, so that there are outlines."""
-    mask = np.zeros((48, 64), np.uint8)
-    for id in [*ids, *ids]:
-        y, x = rng.integers(0, 40), rng.integers(0, 56)
-        mask[y : y + rng.integers(5, 25), x : x + rng.integers(5, 30)] = id
-    return mask
-
-
-def write(folder, files):
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def grade(task, truth, out, submissions, *flags):
-    """Grade in this process; returns the rows of grades.csv by submission."""
-    args = evaluate.get_args_parser().parse_args(
-        ["grade", task, "--truth", str(truth), "--out", str(out), "--device", "cpu", *flags, *map(str, submissions)])
-    grading.grade(args)
-    return {row["submission"]: row for row in utils.read_csv(out / "grades.csv")}
 
 
 class Hostile:
@@ -147,16 +113,16 @@ def test_every_verdict(course):
     rows, odd = course["rows"], "'=noisy <i>zwei \u00fc\u4e2d"
     good = ("perfect", "rgb", "palette", "packed.zip", "all of it", "gif", "beside")
     for name in good:
-        assert rows[name]["status"] == "ok", name
+        assert rows[name]["status"] == "equal to the truth", name
         assert [float(rows[name][key]) for key in ("miou", "boundary_f1", "points")] == [1, 1, 10], name
     assert rows["perfect"]["identical to"] == "all of it, beside, gif, packed.zip, palette, rgb"
     assert (rows["perfect"]["extra"], rows["all of it"]["extra"]) == ("0", "6")
     assert rows["noisy"]["identical to"] == odd and not rows["shifted"]["identical to"]
     assert "77" in rows["noisy"]["problems"] and rows["noisy"]["out of range"] == "1"
     assert 0.2 < float(rows["shifted"]["miou"]) < 1
-    statuses = {"half": "incomplete", "corrupt": "incomplete", "bomb.zip": "incomplete", "small": "empty",
-                "empty": "empty", "huge": "empty", "links": "empty", "hostile": "refused", "broken.zip": "refused",
-                "borrowed": "refused", "pipe.csv": "refused", "liar.zip": "incomplete"}
+    statuses = {"half": "incomplete", "corrupt": "incomplete", "bomb.zip": "incomplete", "small": "wrong size",
+                "empty": "empty", "huge": "unreadable", "links": "refused", "hostile": "refused",
+                "broken.zip": "refused", "borrowed": "refused", "pipe.csv": "refused", "liar.zip": "incomplete"}
     assert {name: rows[name]["status"] for name in statuses} == statuses
     assert all(float(rows[name]["points"]) == 0 for name, status in statuses.items() if status != "incomplete")
     counts = {"half": ("missing", 3), "small": ("wrong size", 6), "huge": ("unreadable", 1), "links": ("refused", 6),
@@ -244,7 +210,7 @@ def test_binary_masks_rubric_and_refusal(tmp_path):
     submissions = [tmp_path / "white", tmp_path / "gif", tmp_path / "part"]
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--rubric", str(rubric))
     for name in ("white", "gif"):
-        assert (rows[name]["status"], float(rows[name]["points"])) == ("ok", 5)
+        assert (rows[name]["status"], float(rows[name]["points"])) == ("equal to the truth", 5)
     assert rows["part"]["status"] == "incomplete" and 0 < float(rows["part"]["points"]) < 5
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", submissions, "--missing", "refuse")
     assert (rows["part"]["status"], float(rows["part"]["points"])) == ("refused", 0)
@@ -273,7 +239,8 @@ def test_classification(tmp_path):
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
     for name in good:
         assert (float(rows[name]["accuracy"]), float(rows[name]["points"])) == (1, 10)
-    expected = {"accuracy": 0.7, "accuracy cat": 1, "accuracy dog": 0.4, "missing": 1, "extra": 2, "out of range": 1}
+    expected = {"accuracy": 0.7, "accuracy cat": 1, "accuracy dog": 0.4, "missing": 1, "extra": 1, "repeated": 1,
+                "out of range": 1}
     assert {key: float(rows["wrong"][key]) for key in expected} == pytest.approx(expected)
     assert rows["none"]["status"] == "empty"
     page = (tmp_path / "out/feedback/none.html").read_text("utf-8")
@@ -294,7 +261,7 @@ def test_names_from_a_mac_and_names_with_two_suffixes(tmp_path):
             packed[found.start() + flags + 1] &= ~8
     write(tmp_path, {"finder.zip": bytes(packed)})
     rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "mine.zip", tmp_path / "finder.zip"])
-    assert [(row["status"], float(row["psnr"])) for row in rows.values()] == [("ok", 100)] * 2
+    assert [(row["status"], float(row["psnr"])) for row in rows.values()] == [("equal to the truth", 100)] * 2
 
 
 def test_predicted_masks_hold_the_ids_of_the_truth(tmp_path):
@@ -356,95 +323,11 @@ def test_a_checkpoint_is_a_submission(tmp_path):
     assert rows["borrowed"]["status"] == "refused" and "link" in rows["borrowed"]["problems"]
 
 
-def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch):
-    write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
-    submissions = [tmp_path / name for name in ("a.csv", "deadly.csv", "z.csv")]
-    write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
-    list_files = grading.list_files
-    monkeypatch.setattr(grading, "list_files", lambda path, troubles: (
-        os._exit(1) if "deadly" in path else list_files(path, troubles)))
-    rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
-    statuses = {name: row["status"] for name, row in rows.items()}
-    assert statuses == {"a.csv": "ok", "z.csv": "ok", "deadly.csv": "refused"}
-
-
-def test_limits_hold():
-    """What exceeds a limit, or kills its process, costs itself alone."""
-    acts = {"fine": lambda: [1.5, None, "a"], "memory": lambda: len(bytearray(1 << 30)), "died": lambda: os._exit(3),
-            "torch": lambda: torch.ones(1 << 30).tolist(), "result": lambda: "x" * (17 << 20),
-            "crash": lambda: os.kill(os.getpid(), signal.SIGTERM),
-            "killed": lambda: os.kill(os.getpid(), signal.SIGKILL)}
-    results = dict(limits.run_each(lambda name: acts[name](), acts, 60, 256 << 20, 8))
-    assert results.keys() == acts.keys() and results["fine"] == acts["fine"]() and results["killed"] is None
-    results |= limits.run_each(time.sleep, [60], 0.5, 256 << 20, 8)
-    found = {name: result.limit for name, result in results.items() if isinstance(result, limits.Exceeded)}
-    assert found == {60: "time", "memory": "memory", "torch": "memory", "result": "result", "died": "died",
-                     "crash": "died"}
-
-
-def test_the_readme_names_every_limit():
-    table = re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
-    assert set(limits.LIMITS) <= set(table)
-
-
-def test_hostile_checkpoints_are_stopped(tmp_path, monkeypatch):
-    """What is described in a few bytes and takes hours or gigabytes."""
-    write(tmp_path / "truth", {f"{split}/{kind}/x.png": png(np.zeros((8, 8, 3), np.uint8))
-                               for split in ("train", "test") for kind in ("cat", "dog")})
-    nested = b"\x80\x02}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59 + b"h\x00K\x01u."  # takes years to hash
-    array = b"\x80\x02c__builtin__\nbytearray\nJ" + (2**31 - 1).to_bytes(4, "little") + b"\x85R."
-    for name, data in {"nested.pt": nested, "array.pt": array}.items():
-        with zipfile.ZipFile(tmp_path / name, "w") as archive:
-            archive.writestr("archive/data.pkl", data)
-            archive.writestr("archive/version", b"3\n")
-    network = {"name": "resnet18", "classes": 2, "width": 1024}  # 64 of which are usual
-    with torch.device("meta"):
-        weights = build_network(network).state_dict()
-    metadata = {"task": "classification", "network": network, "data": "x", "classes": ["cat", "dog"], "colors": [],
-             "ids": [], "mirror": False, "size": [32, 32], "seed": 0}
-    torch.save(metadata | {"weights": {key: torch.zeros((), dtype=value.dtype).expand(value.shape)
-                                    for key, value in weights.items()}}, tmp_path / "wide.pt")
-    narrow = network | {"width": 4}
-    torch.save(metadata | {"network": narrow, "size": [8192, 8192], "weights": build_network(narrow).state_dict()},
-               tmp_path / "large.pt")
-    monkeypatch.setitem(limits.LIMITS, "time", 3)
-    monkeypatch.setitem(limits.LIMITS, "time an image of a network", 1)
-    monkeypatch.setitem(limits.LIMITS, "memory", 1 << 30)
-    monkeypatch.setitem(limits.LIMITS, "work", 10)
-    rows = grade("classification", tmp_path / "truth/test", tmp_path / "out", sorted(tmp_path.glob("*.pt")))
-    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "refused")
-    assert {name: row["reason"] for name, row in rows.items()} == {
-        "nested.pt": "time", "array.pt": "memory", "wide.pt": "memory", "large.pt": "work"}
-
-
-def test_the_same_command_goes_on(tmp_path, monkeypatch):
-    """What was graded before a stop is kept, and what has changed since is graded again."""
-    write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
-    submissions = [tmp_path / f"{name}.csv" for name in "abcd"]
-    write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
-    write_tables, grade_predictions = grading.write_tables, grading.grade_predictions
-
-    def stop_after_two(out, truth, grades, baselines):
-        write_tables(out, truth, grades, baselines)
-        if len(grades) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(grading, "write_tables", stop_after_two)
-        grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
-    kept = {row["submission"] for row in utils.read_csv(tmp_path / "out/grades.csv")}
-    assert len(kept) == 2 == len(list((tmp_path / "out/feedback").iterdir()))
-    changed = min(kept)
-    write(tmp_path, {changed: b"name,label\ncat,cat\ndog,cat"})
-    monkeypatch.setattr(grading, "grade_predictions", lambda *args: (
-        (tmp_path / f"graded {os.path.basename(args[2])}").touch() if args[2:] else None, grade_predictions(*args))[1])
-    rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
-    again = {path.name.removeprefix("graded ") for path in tmp_path.glob("graded *")}
-    assert again == {path.name for path in submissions} - kept | {changed}
-    assert {name for name, row in rows.items() if float(row["accuracy"]) == 1} == rows.keys() - {changed}
-
-
 def test_mistakes_are_one_line(tmp_path, capsys):
     args = ["grade", "colorization", "--truth", str(tmp_path), "--out", str(tmp_path / "out"), str(tmp_path / "nobody")]
     with pytest.raises((InputError, OSError), match="no images"):
         grading.grade(evaluate.get_args_parser().parse_args(args))
+    write(tmp_path, {"truth/a.png": png(np.zeros((20, 20, 3), np.uint8)), "mine/a.png": b""})
+    for out in ("truth/out", "mine", "mine/out"):
+        with pytest.raises(InputError, match="give the grades a folder of their own"):
+            grade("colorization", tmp_path / "truth", tmp_path / out, [tmp_path / "mine"])

@@ -59,7 +59,7 @@ def make_submissions(masks, classes, folder, count):
         for name in names:
             save(change(masks[name]), place / f"{name}.png")
 
-    perfect, half = lambda row: row["status"] == "ok" and float(row["miou"]) == 1, list(masks)[::2]
+    perfect, half = lambda row: row["status"] == "equal to the truth" and float(row["miou"]) == 1, list(masks)[::2]
     write(folder / "perfect")
     write(folder / "palette", save=save_palette)
     write(folder / "rgb", palette.__getitem__)
@@ -85,11 +85,11 @@ def make_submissions(masks, classes, folder, count):
         "half": lambda row: row["status"] == "incomplete" and int(row["missing"]) == len(masks) - len(half)
         and float(row["miou"]) < 0.6,
         "binary": lambda row: row["status"] == "ok" and int(row["out of range"]) > 0 and float(row["miou"]) < 0.2,
-        "small": lambda row: row["status"] == "empty" and int(row["wrong size"]) == len(masks),
+        "small": lambda row: row["status"] == "wrong size" and int(row["wrong size"]) == len(masks),
         "corrupt": lambda row: row["status"] == "incomplete" and int(row["unreadable"]) == 5,
         "empty": lambda row: row["status"] == "empty" and float(row["points"]) == 0,
         "climbing.zip": lambda row: perfect(row) and "escaped" in row["problems"],
-        "bomb.zip": lambda row: row["status"] == "empty" and "times its size" in row["problems"],
+        "bomb.zip": lambda row: row["status"] == "refused" and "times its size" in row["problems"],
         "hostile": lambda row: row["status"] == "refused" and float(row["points"]) == 0,
     }
     for i in range(count - len(verdicts)):
