@@ -5,7 +5,8 @@ segmentation.py, classification.py, colorization.py   score, print, draw and pre
 exporting.py     a network in one file, for use elsewhere
 tiles.py         large images, tile by tile
 counts.py        rows of counts, from which the scores of any set of images follow
-grading.py       a class's submissions, graded against the truth (truth.py) for points (rubrics.py)
+grading.py       a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py) for points
+                 (rubrics.py)
 limits.py        processes with a limit of time and of memory, in which all that strangers handed in is opened
 submissions.py   the files of a submission; predictions.py says what they mean
 feedback.py      the pages of the grades

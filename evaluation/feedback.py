@@ -37,7 +37,8 @@ def feedback_page(truth, name, grade):
 def grades_page(truth, rows, grades, baselines):
     """The table of all submissions and their classes. Images are on the students' own pages."""
     main = truth.metrics[0]
-    link = lambda row: (row["submission"], f"feedback/{row['feedback']}")  # noqa: E731
+    link = lambda row: (row["submission"] if row["status"] == "not handed in" else  # noqa: E731
+                        (row["submission"], f"feedback/{row['feedback']}"))
     ranked = [{"rank": row["rank"], "submission": link(row), "status": row["status"], "points": row["points"],
                **grades[row["submission"]]["metrics"],
                f"95% of {main}": format_interval(*grades[row["submission"]]["intervals"][main]),

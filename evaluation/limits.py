@@ -30,6 +30,7 @@ LIMITS = {  # README.md shows the same table
     "files": 10_000,  # in a submission
     "bytes": 2 << 30,  # in all its files, unpacked
     "file": 64 << 20,  # bytes in one file, unpacked
+    "archive": 512 << 20,  # bytes in an archive within a submission, unpacked once; at most two lie in one another
     "ratio": 200,  # of a file's size to its packed size, for files above 1 MB
     "rows": 10_000,  # of labels, and ten more for each true image
     "columns": 1000,  # of labels

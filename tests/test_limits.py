@@ -15,7 +15,7 @@ from PIL import Image
 
 import utils
 from data import InputError
-from evaluation import grading, limits
+from evaluation import grading, limits, scoring
 from evaluation.submissions import list_files
 from models import build_network
 
@@ -152,10 +152,10 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch):
     write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
     submissions = [tmp_path / f"{name}.csv" for name in "abcd"]
     write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
-    write_tables, grade_predictions = grading.write_tables, grading.grade_predictions
+    write_tables, grade_predictions = grading.write_tables, scoring.grade_predictions
 
-    def stop_after_two(out, truth, grades, baselines):
-        write_tables(out, truth, grades, baselines)
+    def stop_after_two(out, truth, grades, *rest):
+        write_tables(out, truth, grades, *rest)
         if len(grades) == 2:
             raise KeyboardInterrupt
 
@@ -166,7 +166,7 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch):
     assert len(kept) == 2 == len(list((tmp_path / "out/feedback").iterdir()))
     changed = min(kept)
     write(tmp_path, {changed: b"name,label\ncat,cat\ndog,cat"})
-    monkeypatch.setattr(grading, "grade_predictions", lambda *args: (
+    monkeypatch.setattr(scoring, "grade_predictions", lambda *args: (
         (tmp_path / f"graded {os.path.basename(args[2])}").touch() if args[2:] else None, grade_predictions(*args))[1])
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
     again = {path.name.removeprefix("graded ") for path in tmp_path.glob("graded *")}
@@ -178,8 +178,8 @@ def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch
     write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
     submissions = [tmp_path / name for name in ("a.csv", "deadly.csv", "z.csv")]
     write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
-    list_files = grading.list_files
-    monkeypatch.setattr(grading, "list_files", lambda path, troubles: (
+    list_files = scoring.list_files
+    monkeypatch.setattr(scoring, "list_files", lambda path, troubles: (
         os._exit(1) if "deadly" in path else list_files(path, troubles)))
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
     statuses = {name: row["status"] for name, row in rows.items()}

@@ -1,0 +1,94 @@
+"""A class as a learning system hands it out: one row a student, whatever is packed in what."""
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from classroom import grade, png, write
+
+from data import InputError
+
+GOOD, HALF = b"name,label\na,cat\nb,dog", b"name,label\na,cat\nb,cat"
+
+
+def packed(files):
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def tarred(files, mode="w:gz"):
+    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode=mode) as archive:
+        for name, data in files.items():
+            (entry := tarfile.TarInfo(name)).size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def truth(tmp_path):
+    write(tmp_path / "truth", dict.fromkeys(("cat/a.png", "dog/b.png"), png(np.zeros((8, 8), np.uint8))))
+    return tmp_path / "truth"
+
+
+MOODLE = {"Doe Jane_11_assignsubmission_file_/work.zip": packed({"deep/labels.csv": GOOD}),
+          "Roe Rik_12_assignsubmission_file_/labels.csv": HALF,
+          "M\u00fcller Ann_13_assignsubmission_file_/work.tar.gz": tarred({"x/labels.csv": GOOD}),
+          "Poe Ed_14_assignsubmission_file_/work.7z": b"7z",
+          "Poe Ed_14_assignsubmission_onlinetext_/onlinetext.html": b"see my file",
+          "Deep Dee_15_assignsubmission_file_/a.zip": packed({"b.zip": packed({"c.zip": packed({"l.csv": GOOD})})})}
+
+
+@pytest.mark.parametrize("zipped", (True, False))
+def test_moodle(tmp_path, truth, zipped):
+    if zipped:
+        write(tmp_path, {"download.zip": packed(MOODLE)})
+    else:
+        write(tmp_path / "download", MOODLE)
+    write(tmp_path, {"roster.csv": "Name,ID,group\nJane Doe,s1,A\nNemo Nobody,s2,B\nAnn M\u00fcller,s3,A".encode()})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / ("download.zip" if zipped else "download")],
+                 "--roster", str(tmp_path / "roster.csv"))
+    assert {name: (row["status"], row["id"]) for name, row in rows.items()} == {
+        "Doe Jane": ("ok", "11"), "Roe Rik": ("ok", "12"), "M\u00fcller Ann": ("ok", "13"), "Poe Ed": ("refused", "14"),
+        "Deep Dee": ("refused", "15"), "Nemo Nobody s2": ("not handed in", "")}
+    assert float(rows["Roe Rik"]["accuracy"]) == 0.5 and float(rows["Nemo Nobody s2"]["points"]) == 0
+    assert "pack the files as a .zip" in rows["Poe Ed"]["problems"] and "limit: archive" in rows["Deep Dee"]["problems"]
+    assert [rows[name]["roster group"] for name in ("Doe Jane", "M\u00fcller Ann", "Roe Rik")] == ["A", "A", ""]
+
+
+def test_canvas(tmp_path, truth):
+    write(tmp_path / "submissions", {
+        "doejane_101_9001_labels.csv": HALF, "doejane_101_9005_labels-1.csv": GOOD,
+        "roerik_LATE_102_9002_work.zip": packed({"labels.csv": GOOD}), "poeed_103_9003_lab-2.csv": GOOD})
+    write(tmp_path, {"roster.csv": b"name,id\nJane Doe,101\nRik van Roe,102\nEd Poe,7"})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / "submissions"],
+                 "--roster", str(tmp_path / "roster.csv"))
+    keys = ("status", "id", "late", "attempt", "earlier attempts", "roster id")
+    assert {name: tuple(row[key] for key in keys) for name, row in rows.items()} == {
+        "doejane": ("ok", "101", "", "2", "labels.csv", "101"), "roerik": ("ok", "102", "yes", "1", "", "102"),
+        "poeed": ("ok", "103", "", "1", "", "7")}
+    assert all(float(row["accuracy"]) == 1 for row in rows.values())
+
+
+def test_nobody_hands_in_for_others(tmp_path, truth):
+    """A student's zip that looks like a download is one submission where others are graded, too."""
+    write(tmp_path, {"evil.zip": packed(MOODLE), "other.csv": GOOD})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / "evil.zip", tmp_path / "other.csv"])
+    assert rows.keys() == {"evil.zip", "other.csv"}
+
+
+def test_archives_have_limits_too(tmp_path, truth):
+    write(tmp_path, {"bomb.tar.gz": tarred({"labels.csv": bytes(60 << 20)}), "broken.tgz": b"\x1f\x8b broken",
+                     "climbing.tar": tarred({"../escaped.csv": GOOD, "labels.csv": GOOD}, "w")})
+    rows = grade("classification", truth, tmp_path / "out", sorted(tmp_path.glob("*.t*")))
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "bomb.tar.gz": "refused", "broken.tgz": "refused", "climbing.tar": "ok"}
+    assert "leads out" in rows["climbing.tar"]["problems"] and not (tmp_path / "escaped.csv").exists()
+
+
+def test_a_roster_without_ids_is_one_line(tmp_path, truth):
+    write(tmp_path, {"roster.csv": b"who,what\nx,y", "a.csv": GOOD})
+    with pytest.raises(InputError, match="roster.csv: its first line must hold name,id"):
+        grade("classification", truth, tmp_path / "out", [tmp_path / "a.csv"], "--roster", str(tmp_path / "roster.csv"))
