@@ -3,9 +3,11 @@ import csv
 import os
 import re
 import zipfile
+from collections import Counter
 from typing import NamedTuple
 
 from data import InputError
+from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
 from evaluation.submissions import list_place
@@ -25,29 +27,37 @@ class Submission(NamedTuple):
 
 
 def find_submissions(paths):
-    """The submissions that the command line names. A bulk download, a folder or zip, must be named alone: else a
-    student's own zip could claim to hold the others' work."""
-    if len(paths) == 1 and (os.path.isdir(paths[0]) or paths[0].lower().endswith(".zip")):
-        names = names_in(paths[0])
-        if names and all(MOODLE.fullmatch(name) or CANVAS.fullmatch(name) for name in names):
-            return by_student(paths[0], names)
+    """The submissions that the command line names. A bulk download, a folder or zip, is one for each student.
+
+    Beside other paths its students are called by its name, too: else one student's zip could pass for the others' work.
+    """
+    names = names_in([path for path in paths if os.path.isdir(path) or path.lower().endswith(".zip")])
     bases = [os.path.basename(path) for path in paths]
     found = []
     for path, base in zip(paths, bases):
+        base = base if bases.count(base) == 1 else path
+        if names.get(path) and all(map(of_student, names[path])):
+            students = by_student(path, names[path])
+            found += students if len(paths) == 1 else [
+                each._replace(name=f"{printable(base)}/{each.name}") for each in students]
+            continue
         moodle = MOODLE.fullmatch(base)
-        name = moodle["name"] if moodle else base if bases.count(base) == 1 else path
-        found.append(Submission(path, printable(name), moodle["id"] if moodle else ""))
-    return found if len({each.name for each in found}) == len(found) else [
-        each._replace(name=printable(each.source)) for each in found]
+        found.append(Submission(path, printable(moodle["name"] if moodle else base), moodle["id"] if moodle else ""))
+    times = Counter(each.name for each in found)
+    return [each if times[each.name] == 1 else each._replace(name=f"{each.name} {each.id or printable(each.source)}")
+            for each in found]
 
 
-def names_in(path):
-    """The names of a download's files, listed in a process with limits; [] if it is none."""
-    if os.path.isdir(path) and any(name[:1] != "." and not (MOODLE.fullmatch(name) or CANVAS.fullmatch(name))
-                                   for name in os.listdir(path)):
-        return []
-    (_, names), = run_each(list_names, [path], LIMITS["time"], LIMITS["memory"], 1)
-    return names if isinstance(names, list) else []
+def of_student(name):
+    return MOODLE.fullmatch(name) or CANVAS.fullmatch(name)
+
+
+def names_in(paths):
+    """Path -> the names of the files in a folder or zip, listed in a process with limits."""
+    paths = [path for path in paths if not os.path.isdir(path) or all(
+        name[:1] == "." or of_student(name) for name in os.listdir(path))]  # a folder's own names tell most
+    results = run_each(list_names, paths, LIMITS["time"], LIMITS["memory"], usable_cores())
+    return {path: names for path, names in results if isinstance(names, list)}
 
 
 def list_names(path):
@@ -61,7 +71,7 @@ def by_student(path, names):
     """One Submission a student. Of files that differ in Canvas's number of the attempt the latest count."""
     students = {}
     for name in sorted(names):
-        match = MOODLE.fullmatch(name) or CANVAS.fullmatch(name)
+        match = of_student(name)
         if "assignsubmission" in name and match["kind"] != "file":
             continue  # a text typed into the page
         files = students.setdefault((match["name"], match["id"]), {})

@@ -111,8 +111,9 @@ def make_rows(truth, grades):
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
                      **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{BY_CLASS[truth.task]} {key}": value for key, value in zip(truth.classes, each["by class"])},
-                     **each["trouble counts"], "equal to the truth": each["equal"],
-                     "void": round(each["void"], 6), "identical to": ", ".join(twin), "problems": text,
+                     "given": each["given"], **each["trouble counts"], "equal to the truth": each["equal"],
+                     "void": round(each["void"], 6), "seconds": each.get("seconds", ""),
+                     "identical to": ", ".join(twin), "problems": text,
                      "feedback": f"{plain_name(name)}.html"})
     return rows
 
@@ -228,7 +229,7 @@ def print_rows(truth, rows):
 def add_grade_arguments(sub):
     sub.add_argument("task", choices=tuple(METRICS))
     sub.add_argument("submissions", nargs="+", metavar="SUBMISSION",
-                     help="a folder, zip, CSV or checkpoint; or, alone, a bulk download of Moodle or Canvas")
+                     help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
     sub.add_argument("--truth", required=True, help="the folder of one split, as for training")
     sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
     sub.add_argument("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import os
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -49,7 +50,9 @@ def grade_submission(truth, truth_digest, device, dtype, job):
             lines.clear()  # a run's other files
         return run_checkpoint(truth, path, device, dtype)
 
-    return grade_predictions(truth, predict, path) | {"content": content}
+    started = time.monotonic()
+    grade = grade_predictions(truth, predict, path)
+    return grade | {"content": content, "seconds": round(time.monotonic() - started, 2)}
 
 
 def grade_predictions(truth, predict, path=""):

@@ -72,11 +72,11 @@ def test_canvas(tmp_path, truth):
     assert all(float(row["accuracy"]) == 1 for row in rows.values())
 
 
-def test_nobody_hands_in_for_others(tmp_path, truth):
-    """A student's zip that looks like a download is one submission where others are graded, too."""
+def test_nobody_hands_in_for_others_unseen(tmp_path, truth):
+    """The students of a zip that looks like a download are called by its name where others are graded, too."""
     write(tmp_path, {"evil.zip": packed(MOODLE), "other.csv": GOOD})
     rows = grade("classification", truth, tmp_path / "out", [tmp_path / "evil.zip", tmp_path / "other.csv"])
-    assert rows.keys() == {"evil.zip", "other.csv"}
+    assert "evil.zip/Doe Jane" in rows and "other.csv" in rows and "Doe Jane" not in rows
 
 
 def test_archives_have_limits_too(tmp_path, truth):

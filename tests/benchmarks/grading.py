@@ -1,11 +1,15 @@
-"""Grade 60 made-up submissions of a segmentation test set in one call, and check every verdict.
+"""Grade 60 made-up submissions of a segmentation test set in one call, with a Moodle and a Canvas download of 20
+students each and what exceeds the limits, and check every verdict.
 
     python tests/benchmarks/grading.py ../shared/data/camvid/test [--keep FOLDER]
 
-Prints masks/s of the whole command, start-up and pages included. The folder must have a classes.csv with colours.
+Prints masks/s of the whole command, start-up and pages included, the most memory of all its processes together, and the
+longest that a submission took. The folder must have a classes.csv with colours.
 """
 import argparse
+import contextlib
 import csv
+import io
 import pickle
 import random
 import subprocess
@@ -102,6 +106,59 @@ def make_submissions(masks, classes, folder, count):
     return verdicts
 
 
+def make_downloads(masks, folder, students=20):
+    """A Moodle zip and a Canvas folder, whose students shifted the masks by a few pixels; returns verdicts."""
+    (folder / "canvas").mkdir()
+    verdicts, moodle, works = {}, zipfile.ZipFile(folder / "moodle.zip", "w"), []
+    for shift in range(4):
+        with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+            for name, mask in masks.items():
+                Image.fromarray(np.roll(mask, shift + 1, 1)).save(image := io.BytesIO(), "PNG", compress_level=1)
+                archive.writestr(f"work/{name}.png", image.getvalue())
+        works.append(buffer.getvalue())
+    for i in range(students):
+        work = works[i % 4]
+        moodle.writestr(f"Last{i} First_{100 + i}_assignsubmission_file_/work.zip", work)
+        late = "_LATE" * (i % 2)
+        (folder / "canvas" / f"student{i}{late}_{200 + i}_{300 + i}_work.zip").write_bytes(b"an attempt of before")
+        (folder / "canvas" / f"student{i}{late}_{200 + i}_{400 + i}_work-1.zip").write_bytes(work)
+        verdicts[f"moodle.zip/Last{i} First"] = lambda row: row["status"] == "ok" and row["id"].startswith("1")
+        verdicts[f"canvas/student{i}"] = lambda row, late=late: (
+            row["status"] == "ok" and (row["attempt"], row["late"]) == ("2", "yes" if late else ""))
+    moodle.close()
+    return verdicts
+
+
+def make_excesses(masks, folder):
+    """A submission for each limit that needs no minutes; tests/test_limits.py has those of time and memory."""
+    name = next(iter(masks))
+    for home, count, size in (("file", 1, 65 << 20), ("bytes", 36, 60 << 20)):
+        (folder / home).mkdir()
+        for i in range(count):
+            with open(folder / home / f"{name} ({i}).png", "wb") as file:
+                file.truncate(size)
+    for home, count, entry in (("files.zip", 10_001, "{}.png"), ("name.zip", 100, "{}" + "e\u0301\u0323" * 9000)):
+        with zipfile.ZipFile(folder / home, "w") as archive:
+            for i in range(count):
+                archive.writestr(entry.format(i), b"")
+    refused = {home: lambda row, home=home: row["status"] == "refused" and f"limit: {home.partition('.')[0]}" in
+               row["problems"] for home in ("file", "bytes", "files.zip")}
+    return refused | {"name.zip": lambda row: row["status"] == "empty" and len(row["problems"]) < 10_000}
+
+
+def watch_memory(process, most):
+    """Put the most memory (bytes, shared pages counted once for each process) of a process and its children in most."""
+    while process.poll() is None:
+        total = 0
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError, KeyError):
+                lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+                if str(process.pid) in (lines["Pid"].strip(), lines["PPid"].strip()):
+                    total += 1024 * int(lines["VmRSS"].split()[0])
+        most[0] = max(most[0], total)
+        time.sleep(0.2)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truth", type=Path)
@@ -114,21 +171,26 @@ def main():
         submissions, out = Path(folder, "submissions"), args.keep or Path(folder, "grades")
         submissions.mkdir()
         verdicts = make_submissions(masks, classes, submissions, args.count)
+        verdicts |= make_downloads(masks, submissions) | make_excesses(masks, submissions)
         paths = sorted(map(str, submissions.iterdir()))
         random.Random(0).shuffle(paths)
         started = time.perf_counter()
-        subprocess.run([sys.executable, str(ROOT / "evaluate.py"), "grade", "segmentation", "--truth", str(args.truth),
-                        "--out", str(out), *paths], check=True)
+        process = subprocess.Popen([sys.executable, str(ROOT / "evaluate.py"), "grade", "segmentation", "--truth",
+                                    str(args.truth), "--out", str(out), *paths])
+        watch_memory(process, most := [0])
         seconds = time.perf_counter() - started
         with open(out / "grades.csv", newline="", encoding="utf-8") as file:
             rows = {row["submission"]: row for row in csv.DictReader(file)}
-        wrong = [name for name, verdict in verdicts.items() if not verdict(rows[name])]
+        wrong = [name for name, verdict in verdicts.items() if not verdict(rows[name])] + [
+            f"exit code {process.returncode}"] * bool(process.returncode)
         if (submissions / "executed").exists() or list(Path(folder).rglob("escaped*")):
             wrong.append("something of a submission was executed or escaped")
-        read = sum(len(list(path.glob("*.png"))) for path in submissions.iterdir()) + len(masks)
+        read = sum(int(row["given"]) for row in rows.values()) + len(masks)
+        slowest = max(rows.values(), key=lambda row: float(row["seconds"] or 0))
     print("".join(f"wrong: {name}\n" for name in wrong)
           + f"{len(rows)} submissions, {read} masks in {seconds:.1f} s: {read / seconds:.0f} masks/s; "
-          f"{len(verdicts) - len(wrong)} of {len(verdicts)} verdicts right")
+          f"{len(verdicts) - len(wrong)} of {len(verdicts)} verdicts right; {most[0] / 1e9:.1f} GB of memory at most; "
+          f"the longest submission took {slowest['seconds']} s ({slowest['submission']})")
     return bool(wrong)
 
 
