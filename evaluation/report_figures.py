@@ -4,13 +4,12 @@ The images are narrow, for phones; several stand side by side where a screen is 
 """
 import numpy as np
 import torch
-from matplotlib.patches import Patch
 
 from evaluation.claims import describe, pick
 from evaluation.colorization import lightness_and_ab, paint, to_images, with_colors
 from evaluation.counts import segmentation_metrics
 from training.checkpoint import load_predictor
-from utils import colorize_mask, plot_heat_map, plot_images, plt, save_figure
+from utils import colorize_mask, new_figure, plot_heat_map, plot_images, save_figure
 
 WIDTH = 4.6  # inches
 
@@ -49,7 +48,10 @@ def prediction_figures(results, split, data, counts, device, dtype, out):
 
 def draw_legend(colors, path):
     """colors: (name, (r, g, b)) of each class."""
-    figure = plt.figure(figsize=(WIDTH, 0.3 + 0.22 * -(-len(colors) // 3)))
+    figure, axes = new_figure(1, 1, WIDTH, 0.3 + 0.22 * -(-len(colors) // 3))
+    from matplotlib.patches import Patch  # after new_figure, which brings matplotlib in without a notebook's backend
+
+    axes[0][0].axis("off")
     patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name) for name, color in colors]
     figure.legend(handles=patches, loc="center", ncols=3, fontsize=9, frameon=False)
     save_figure(figure, path)
@@ -79,7 +81,8 @@ def curve_figures(results, networks, cells, out):
 
 def draw_curves(sides, column, label, path):
     """A column of metrics.csv over the epochs. sides: name -> runs."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 3.2), layout="constrained")
+    figure, axes = new_figure(1, 1, WIDTH, 3.2)
+    axis = axes[0][0]
     for (name, runs), marker in zip(sides.items(), "os^vD"):
         scores = np.array([[float(row[column]) for row in run["history"]] for run in runs])
         epochs = np.arange(1, scores.shape[1] + 1)

@@ -128,7 +128,7 @@ def test_a_small_disc_in_a_large_image_is_found(run, here):
     truth, found = (np.stack([np.array(Image.open(here / place / f"{i}.png")) for i in range(4)]) == 1
                     for place in ("discs/test/masks", "results"))
     assert (truth & found).sum() / (truth | found).sum() == pytest.approx(iou, abs=0.01)
-    code, out, err = run("evaluate.py", "score", "run")
+    code, out, err = run("evaluate.py", "score", "run", "--device", "cpu", "--precision", "fp32")
     assert code == 0 and f"foreground  {iou:.4f}" in out, err
 
 
