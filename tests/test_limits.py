@@ -128,7 +128,7 @@ def test_hostile_tables_and_names_are_cut_or_refused(tmp_path):
                  "long.csv": b"name,label\n" + b"\n".join([b"x" * (5 << 20) + b",cat"] * 8) + b"\ncat,cat",
                  "many.csv": b"name,label\n" + b"cat,cat\n" * 20_000})
     with zipfile.ZipFile(home / "names.zip", "w") as archive:
-        for i in range(60):
+        for i in range(20):
             archive.writestr(f"{i}{accents}/labels.csv", b"name,label\ncat,cat")
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", sorted(home.iterdir()))
     assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
