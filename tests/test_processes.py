@@ -66,6 +66,7 @@ def test_nothing_is_counted_twice(street, tmp_path):
         done = torchrun(tmp_path, ROOT / script, *SETTINGS, *batch, processes=3)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch   2/2") == 1  # one process speaks
+        assert "Warning" not in done.stderr
         metrics = json.loads((tmp_path / task / "summary.json").read_text())["metrics"]
         predictor = load_predictor(tmp_path / task, cpu, torch.float32)
         data = open_data(str(street), task, (32, 40), str(caches), 0)

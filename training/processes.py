@@ -2,6 +2,7 @@
 import os
 import signal
 import threading
+import warnings
 from datetime import timedelta
 
 import torch
@@ -44,6 +45,8 @@ def parallelize(model, device):
         for module in list(model.modules()):
             if type(module) is torch.nn.BatchNorm2d:
                 module.__class__ = SyncedBatchNorm
+    # Of a 1x1 kernel, whose strides mean nothing (pytorch issue 157862), and of the newer name of broadcast_buffers.
+    warnings.filterwarnings("ignore", "Grad strides do not match|`broadcast_buffers` is deprecated")
     # The buffers, batch norm's, are the same in all processes without being sent around.
     return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
