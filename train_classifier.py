@@ -28,7 +28,7 @@ RECIPES = {
     "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, smoothing=0.0, balance=0.0, small=0.0, mirror=False, augment=dict(flip=0.5)),
     "best": dict(epochs=30, batch_size=64, optimizer="sgd", lr=0.05, schedule="onecycle", weight_decay=5e-4, width=64,
-                 ema=0.98, smoothing=0.1, balance=0.0, small=0.0, mirror=True,
+                 ema=0.98, smoothing=0.1, balance=0.5, small=0.0, mirror=True,
                  augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
 }
 BEST_ON = {  # what is better for one data set, and for one network on it
