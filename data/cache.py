@@ -91,7 +91,7 @@ def check_loaders(split: Split, workers: int, batch_size: int, memory: float = N
     Each has four batches waiting in /dev/shm, two open files a batch, and some more for its pipes. A container often
     has 64 MB there. A loader without room fails with a dozen tracebacks, or hangs.
     """
-    sample = sum(array[:1].nbytes for array in (split.images, split.targets) if array is not None)
+    sample = sum(array.nbytes for array in split.read(np.zeros(1, int)) if array is not None)
     needed = 4 * workers * batch_size * sample
     if memory is None:
         memory = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else math.inf

@@ -105,7 +105,7 @@ def test_a_batch_is_cut_so_that_it_fits(monkeypatch):
     data = DataSet("zeros", "segmentation", (8, 8), [], [], [], {})
     model = torch.nn.Conv2d(3, 4, 1)
     cpu, parts = torch.device("cpu"), training.run.parts_that_fit
-    assert [parts(model, data, batch, cpu, torch.float32) for batch in (30, 31, 64)] == [1, 31, 4]
+    assert [parts(model, data, (8, 8), batch, cpu, torch.float32) for batch in (30, 31, 64)] == [1, 31, 4]
 
 
 def test_parts_of_a_batch_make_one_step(run, kinds, tmp_path, monkeypatch):

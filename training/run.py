@@ -78,7 +78,8 @@ class Run:
         self.average = RunningAverage(model, args.ema) if args.ema else None
         self.parts, self.part = 1, 0
         if device.type == "cuda":
-            self.parts = parts_that_fit(model, data, self.batch_size // world_size(), device, dtype)
+            size = self.metadata.get("tile", data.size)
+            self.parts = parts_that_fit(model, data, size, self.batch_size // world_size(), device, dtype)
         self.model = parallelize(model, device)  # what the loops call
         if args.compile and can_compile(device):
             self.model = torch.compile(self.model, dynamic=False)  # trained at two sizes at most
@@ -260,7 +261,7 @@ def take_up(run, state):
     fast_forward(run.schedule, run.steps_done)
 
 
-def parts_that_fit(model, data, batch_size, device, dtype):
+def parts_that_fit(model, data, size, batch_size, device, dtype):
     """Into how many parts a batch is cut so that it fits the GPU's memory; their gradients are added up.
 
     Trial steps of two images and of four tell what one takes. A fifth of what is free is left to the loss and cuDNN.
@@ -272,7 +273,7 @@ def parts_that_fit(model, data, batch_size, device, dtype):
     for images in (2, 4):
         torch.cuda.reset_peak_memory_stats(device)
         with autocast(device, dtype):
-            output = trial(torch.zeros(images, channels, *data.size, device=device))
+            output = trial(torch.zeros(images, channels, *size, device=device))
         output.float().square().mean().backward()
         used[images] = torch.cuda.max_memory_allocated(device) - before
         trial.zero_grad()
