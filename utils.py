@@ -222,8 +222,8 @@ def pixel_counts(truth, prediction, classes):
 
     Pixels that are void in the truth are not counted. A prediction of K or more is no class.
     """
-    bins, images = classes + 1, torch.arange(len(truth), device=truth.device)[:, None, None]
-    pairs = (images * bins + truth.long().clamp(max=classes)) * bins + prediction.long().clamp(max=classes)
+    bins, images = classes + 1, torch.arange(len(truth), dtype=torch.int32, device=truth.device)[:, None, None]
+    pairs = (images * bins + truth.clamp(max=classes)) * bins + prediction.clamp(max=classes)  # narrow types are fast
     pairs = torch.bincount(pairs.flatten(), minlength=len(truth) * bins**2).view(-1, bins, bins)[:, :classes]
     return torch.stack([pairs.diagonal(0, 1, 2), pairs.sum(2), pairs.sum(1)[:, :classes]], 1).cpu()
 
