@@ -11,7 +11,7 @@ limits.py        processes with a limit of time and of memory, in which all that
 submissions.py   the files of a submission; predictions.py says what they mean
 feedback.py      the pages of the grades
 reporting.py     the homework's report, made anew: its runs; claims.py has the claims and their verdicts,
-                 report_figures.py and report_pages.py draw and write
+                 report_pages.py draws and writes it, with the text of report_method.md
 pages.py         HTML
 """
 import numpy as np

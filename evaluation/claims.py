@@ -1,39 +1,40 @@
 """The claims of the homework's report: the criterion of each, what was compared, and the verdict.
 
-Every criterion says that something is more than a number, which was fixed before the runs. An interval holds 95%. Over
+Every criterion says that something is more than a limit, which was fixed before the runs. An interval holds 95%. Over
 seeds it is Student's t. With one seed it comes from the test images, or from how exactly the thing can be measured.
 """
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
 
 from evaluation.counts import bootstrap_samples, segmentation_metrics
-from utils import read_csv
 
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5% of t at 1, 2, ... degrees of freedom
 TRAINED = 0.2  # the share of the way from chance to a perfect score below which a network is too little trained
-ACCURACY_CLAIMS = (  # the figure's name, the claim, its criterion, the two sides, what their difference must exceed
-    ("adam", "Adam beats SGD", "Test accuracy with Adam is more than 0.01 above that with SGD.",
-     {"optimizer": ["adam"]}, {"optimizer": ["sgd"]}, 0.01),
-    ("rate", "A low learning rate, 1e-4, is best",
-     "Test accuracy with 1e-4 is more than 0.01 above that with a higher learning rate.",
-     {"lr": [1e-4]}, {"lr": [1e-3, 1e-2]}, 0.01),
-    ("schedules", "Learning rate schedules do not help",
-     "Test accuracy without a schedule is less than 0.01 below that with one.",
-     {"schedule": ["none"]}, {"schedule": ["step", "multistep"]}, -0.01))
-COST_CLAIMS = (  # the figure's name, the claim, its criterion, the measure, the network that should have more of it
-    ("faster", "FCN-32 is faster", "FCN-32 trains on more than 1.05 times as many images a second as U-Net.",
-     "images_per_second", "FCN-32"),
-    ("lighter", "FCN-32 is lighter", "U-Net has more than 1.05 times as many parameters as FCN-32.",
-     "parameters", "U-Net"),
-    ("memory", "U-Nets load the GPU more",
-     "Training U-Net takes more than 1.05 times as much of the GPU's memory as training FCN-32.",
-     "peak_memory_mb", "U-Net"))
-SCORE_CLAIMS = (  # the figure's name, the claim, its criterion, the score
-    ("miou", "U-Net's mIoU is higher", "U-Net's mIoU on test is more than 0.01 above FCN-32's.", "miou"),
-    ("edges", "U-Net's edges are better", "U-Net's boundary F1 on test is more than 0.01 above FCN-32's.",
-     "boundary_f1"))
+CLAIMS = {  # the figure's name: the claim, its criterion, what is measured, of which, against which, the limit
+    "adam": ("Adam beats SGD", "Test accuracy with Adam is more than 0.01 above that with SGD.",
+             "accuracy", {"optimizer": ["adam"]}, {"optimizer": ["sgd"]}, 0.01),
+    "rate": ("A low learning rate, 1e-4, is best", "Test accuracy with 1e-4 is more than 0.01 above any higher rate's.",
+             "accuracy", {"lr": [1e-4]}, {"lr": [1e-3, 1e-2]}, 0.01),
+    "schedules": ("Learning rate schedules do not help", "Test accuracy without one is less than 0.01 below that with.",
+                  "accuracy", {"schedule": ["none"]}, {"schedule": ["step", "multistep"]}, -0.01),
+    "faster": ("FCN-32 is faster", "FCN-32 trains on more than 1.05 times as many images a second as U-Net.",
+               "images_per_second", "FCN-32", "U-Net", 1.05),
+    "lighter": ("FCN-32 is lighter", "U-Net has more than 1.05 times as many parameters as FCN-32.",
+                "parameters", "U-Net", "FCN-32", 1.05),
+    "memory": ("U-Nets load the GPU more", "Training U-Net takes more than 1.05 times as much GPU memory as FCN-32.",
+               "peak_memory_mb", "U-Net", "FCN-32", 1.05),
+    "miou": ("U-Net's mIoU is higher", "U-Net's mIoU on test is more than 0.01 above FCN-32's.",
+             "miou", "U-Net", "FCN-32", 0.01),
+    "edges": ("U-Net's edges are better", "U-Net's boundary F1 on test is more than 0.01 above FCN-32's.",
+              "boundary_f1", "U-Net", "FCN-32", 0.01),
+    "detail": ("Skip connections carry the fine detail", "With skips, the test images' sharpness (gradient energy; the "
+               "truth's is 1) is more than 0.05 higher.", "sharpness_ratio", "with skips", "without", 0.05),
+    "convergence": ("Skip connections speed up convergence", "With skips, the final val loss of the network without is "
+                    "reached more than 0.1 of the epochs before the end.", "epochs", "with skips", "without", 0.1)}
+LEARNED = {"boundary_f1": "miou", "sharpness_ratio": "ssim"}  # the score that tells whether a network is trained
 
 
 @dataclass
@@ -55,55 +56,47 @@ class Claim:
         return next(iter(places), "not tested")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Numbers over seeds
-
-
 class PerSeed(list):
-    """A number a seed, shown as their mean and, where they differ, their standard deviation."""
+    """A number a seed, shown as their mean and, where they differ, their standard deviation; None: not measured."""
+
+    @property
+    def average(self):
+        return None if None in self else statistics.fmean(self)
+
+    @property
+    def deviation(self):
+        return None if None in self or len(self) < 2 else statistics.stdev(self)
 
     def __str__(self):
         if None in self:
             return "-"
-        mean = np.mean(self)
-        unit, suffix = (1e6, " M") if mean >= 1e5 else (1, "")
+        unit, suffix = (1e6, " M") if self.average >= 1e5 else (1, "")
         whole = isinstance(self[0], int) and not suffix
-        digits = 0 if whole else sum(abs(mean) / unit < limit for limit in (100, 10, 1))
-        spread = f"\u00a0±\u00a0{np.std(self, ddof=1) / unit:.{digits}f}" if len(set(self)) > 1 else ""
-        return f"{mean / unit:.{digits}f}{spread}{suffix}"
+        digits = 0 if whole else sum(abs(self.average) / unit < limit for limit in (100, 10, 1))
+        spread = f"\u00a0±\u00a0{self.deviation / unit:.{digits}f}" if len(set(self)) > 1 else ""
+        return f"{self.average / unit:.{digits}f}{spread}{suffix}"
 
 
 def values(runs, *keys):
-    """What stands in each run under a path of keys."""
+    """What stands in each run under a path of keys; None where nothing does."""
     for key in keys:
-        runs = [run[key] for run in runs]
+        runs = [run and run.get(key) for run in runs]
     return PerSeed(runs)
-
-
-def best_on_val(runs, key):
-    """The score on val of the epoch whose weights were kept."""
-    return PerSeed(float(run["history"][run["best_epoch"] - 1][f"val_{key}"]) for run in runs)
 
 
 def pick(cells, **fixed):
     """Of the cells whose settings are among these, the one that is best on val, on average over seeds."""
     allowed = [cell for cell in cells if all(cell[key] in choice for key, choice in fixed.items())]
-    return max(allowed, key=lambda cell: np.mean(cell["val"]))
+    return max(allowed, key=lambda cell: cell["val"].average)
 
 
 def describe(cell):
     return f"{cell['optimizer']}, {cell['schedule']}, {cell['lr']:g}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Is a difference more than chance?
-
-
 def compare(differences, interval, bounds=(-1, 1)):
-    """(mean, low, high) of differences, one a seed. The interval is cut at the least and the most that is possible.
-
-    `interval` is for a single seed: a function that returns (low, high), or a number, by how much it may be off.
-    """
+    """(mean, low, high) of differences, one a seed, within what is possible. `interval` is for a single seed: a
+    function that returns (low, high), or a number, by how much it may be off."""
     mean = np.mean(differences)
     if len(differences) > 1:
         quantile = STUDENT[min(len(differences) - 2, len(STUDENT) - 1)]
@@ -117,35 +110,41 @@ def judge(low, high, limit):
     return "holds" if low > limit else "fails" if high < limit else "undecided"
 
 
-def too_little_trained(scores, chance):
-    """Whether even the better side, on average over seeds, is near chance. scores: a PerSeed a side."""
-    return max(map(np.mean, scores)) < chance + TRAINED * (1 - chance)
-
-
-def compared(where, sides, measured, limit, form="+.3f", unit="", untrained=False):
-    """One comparison, a row of a claim's table. sides: name -> PerSeed. measured: (mean, low, high)."""
-    mean, low, high = map(float, measured)
+def compared(where, sides, found, limit, form="+.3f", untrained=False):
+    """A row of a claim's table. sides: name -> PerSeed. found: (mean, low, high) of what must exceed the limit."""
+    mean, low, high = map(float, found)
     interval = f" ({low:{form}} to {high:{form}})" if low < high else ""
+    times = " times" if form == ".2f" else ""
     return {"compared": where, "values": "; ".join(f"{name}: {value}" for name, value in sides.items()),
-            "difference": f"{mean:{form}}{unit}{interval}", "mean": mean, "low": low, "high": high,
+            "difference": f"{mean:{form}}{times}{interval}", "mean": mean, "low": low, "high": high,
             "verdict": "too little trained" if untrained else judge(low, high, limit),
             "seeds": len(next(iter(sides.values())))}
 
 
-def bootstrap(rows, rivals, metric):
-    """The interval of metric(sum of rows) - metric(sum of rivals) over samples of images, the same for both."""
-    if len(rows) < 5:  # of which the samples are too few to differ as they should
+def compare_scores(where, pair, score, limit, chance):
+    """A row of a claim's table on a score. pair: two names -> runs. chance: the score of a network that saw nothing."""
+    sides = {name: values(runs, "metrics", score) for name, runs in pair.items()}
+    best = max(values(runs, "metrics", LEARNED.get(score, score)).average for runs in pair.values())
+    most = math.inf if score == "sharpness_ratio" else 1
+    gain = compare(np.subtract(*sides.values()), lambda: over_images(score, *(runs[0] for runs in pair.values())),
+                   (-most, most))
+    return compared(where, sides, gain, limit, untrained=best < chance + TRAINED * (1 - chance))
+
+
+def over_images(score, run, rival):
+    """The interval of the difference of a score of two runs: what other test images could change."""
+    if score == "accuracy":  # Newcombe 1998, method 10: made of their Wilson intervals
+        p, q = run["metrics"], rival["metrics"]
+        own, other = (np.abs(np.subtract(each["interval"], each["accuracy"])) for each in (p, q))
+        gain = p["accuracy"] - q["accuracy"]
+        return gain - math.hypot(own[0], other[1]), gain + math.hypot(own[1], other[0])
+    if len(run["counts"]) < 5:  # of which the samples are too few to differ as they should
         return -math.inf, math.inf
-    samples = bootstrap_samples(len(rows), seed=0)
-    differences = metric(np.tensordot(samples, rows, 1)) - metric(np.tensordot(samples, rivals, 1))
-    return np.percentile(differences, (2.5, 97.5))
-
-
-def newcombe_interval(run, rival):
-    """The interval of a difference of accuracies, made of their Wilson intervals (Newcombe 1998, method 10)."""
-    (p, p_low, p_high), (q, q_low, q_high) = ((each["metrics"]["accuracy"], *each["metrics"]["interval"])
-                                              for each in (run, rival))
-    return p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+    samples = bootstrap_samples(len(run["counts"]), seed=0)  # the same for both
+    totals = [np.tensordot(samples, each["counts"], 1) for each in (run, rival)]
+    scores = [total[:, 0] / total[:, 1] if score == "sharpness_ratio" else segmentation_metrics(total)[score]
+              for total in totals]
+    return np.percentile(np.subtract(*scores), (2.5, 97.5))
 
 
 def epochs_saved(history, rival):
@@ -155,91 +154,70 @@ def epochs_saved(history, rival):
     return 1 - reached / len(history)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The claims
-
-
-def accuracy_claims(cells, chance):
-    """The three claims of task 1. cells: the grid's; none: the data have no labels. chance: accuracy without a look."""
-    claims = []
-    for key, text, criterion, *sides, limit in ACCURACY_CLAIMS:
-        criterion += " The other settings of each side are its best on val."
-        if not cells:
-            claims.append(Claim(key, text, criterion, [], "These data have no labels for whole images."))
-            continue
-        best = [pick(cells, **side) for side in sides]
-        scores = {describe(cell): values(cell["runs"], "metrics", "accuracy") for cell in best}
-        (run, *_), (rival, *_) = (cell["runs"] for cell in best)
-        gain = compare(np.subtract(*scores.values()), lambda: newcombe_interval(run, rival))
-        row = compared("best on val", scores, gain, limit, untrained=too_little_trained(scores.values(), chance))
-        highest = max(cell["lr"] for cell in cells)
-        edge = [cell["optimizer"] for cell in best if cell["lr"] == highest]
-        note = f"The best learning rate of {' and '.join(edge)} is the grid's highest; a higher one may be better."
-        claims.append(Claim(key, text, criterion, [row], note if edge and key == "adam" else ""))
-    return claims
-
-
-def cost_claims(pairs):
-    """Three claims of task 2. pairs: where -> {"U-Net": runs, "FCN-32": runs}."""
-    on_gpu = all(run["machine"]["device"].startswith("cuda") for pair in pairs.values() for run in pair["U-Net"])
-    claims = []
-    for key, text, criterion, measure, larger in COST_CLAIMS:
-        rows, off = [], 0.0 if measure == "parameters" else math.log(1.1)
-        for where, pair in pairs.items():
-            sides = {name: values(runs, measure) for name, runs in pair.items()}
-            own, other = (sides[name] for name in sorted(sides, key=lambda name: name != larger))
-            no_gpu = measure == "peak_memory_mb" and not on_gpu
-            made_equal = measure == "parameters" and measure in where
-            if no_gpu or made_equal or None in own + other:  # None: this machine cannot measure it
-                continue
-            ratio = np.exp(compare(np.log(np.divide(own, other)), off, (-math.inf, math.inf)))
-            rows.append(compared(where, sides, ratio, 1.05, ".2f", " times"))
-        reason = "There was no GPU." if key == "memory" and not on_gpu else "It could not be measured here."
-        claims.append(Claim(key, text, criterion, rows, "" if rows else reason))
-    return claims
-
-
 def chance_miou(rows):
     """The mIoU of the most frequent class everywhere. rows: segmentation_row of each image."""
     pixels = rows.sum(0)[1]
     return pixels.max() / pixels.sum() / (pixels > 0).sum()
 
 
-def score_claims(pairs, counts):
-    """Two claims of task 2. pairs: as in cost_claims. counts(run): segmentation_row of each test image, (N, 7, K)."""
-    claims, chance = [], chance_miou(counts(next(iter(pairs.values()))["U-Net"][0]))
-    for key, text, criterion, score in SCORE_CLAIMS:
+def make_claims(measures, evidence):
+    """The claims on these measures. evidence(measure, own, other, limit) -> comparisons and a note."""
+    return [Claim(key, text, criterion, *evidence(measure, *sides)) for key, (text, criterion, measure, *sides)
+            in CLAIMS.items() if measure in measures]
+
+
+def accuracy_claims(cells, chance):
+    """The claims of task 1. cells: the grid's; none: the data have no labels. chance: the most frequent class's."""
+    def evidence(score, own, other, limit):
+        if not cells:
+            return [], "These data have no labels for whole images."
+        best = [pick(cells, **side) for side in (own, other)]
+        pair = {describe(cell): cell["runs"] for cell in best}
+        highest = max(cell["lr"] for cell in cells)
+        edge = " and ".join(cell["optimizer"] for cell in best if cell["lr"] == highest and "optimizer" in own)
+        note = f"The best learning rate of {edge} is the grid's highest; a higher one may be better." if edge else ""
+        return [compare_scores("best on val", pair, score, limit, chance)], note
+
+    return make_claims(["accuracy"], evidence)
+
+
+def cost_claims(pairs):
+    """The claims of task 2 on cost. pairs: where -> {"U-Net": runs, "FCN-32": runs}."""
+    on_gpu = all(run["machine"]["device"].startswith("cuda") for pair in pairs.values() for run in pair["U-Net"])
+
+    def evidence(measure, own, other, limit):
+        if measure == "peak_memory_mb" and not on_gpu:
+            return [], "There was no GPU."
         rows = []
         for where, pair in pairs.items():
-            sides = {name: values(runs, "metrics", score) for name, runs in pair.items()}
-            gain = compare(np.subtract(*sides.values()), lambda pair=pair, score=score: bootstrap(
-                *(counts(runs[0]) for runs in pair.values()), lambda rows: segmentation_metrics(rows)[score]))
-            miou = [values(runs, "metrics", "miou") for runs in pair.values()]
-            rows.append(compared(where, sides, gain, 0.01, untrained=too_little_trained(miou, chance)))
-        claims.append(Claim(key, text, criterion, rows))
-    return claims
+            sides = {name: values(runs, measure) for name, runs in pair.items()}
+            if measure in where or None in sides[own] + sides[other]:  # made equal, or not measured
+                continue
+            ratios = np.divide(sides[own], sides[other])
+            found = compare(ratios, 0 if measure == "parameters" else 0.1 * ratios[0], (0, math.inf))
+            rows.append(compared(where, sides, found, limit, form=".2f"))
+        return rows, "" if rows else "It could not be measured here."
+
+    return make_claims(["images_per_second", "parameters", "peak_memory_mb"], evidence)
 
 
-def skip_claims(skips, noskips):
-    """The two claims of task 3. skips, noskips: runs, one a seed."""
-    def resampled_sharpness():
-        tables = [read_csv(runs[0]["folder"] / "images.csv") for runs in (skips, noskips)]
-        columns = [np.array([[float(row[key]) for key in ("sharpness", "true_sharpness")] for row in table])
-                   for table in tables]
-        return bootstrap(*columns, lambda total: total[..., 0] / total[..., 1])
+def score_claims(pairs):
+    """The claims of task 2 on scores. pairs: as in cost_claims; first runs have "counts", segmentation_row an image."""
+    chance = chance_miou(next(iter(pairs.values()))["U-Net"][0]["counts"])
+    return make_claims(["miou", "boundary_f1"], lambda score, own, other, limit: (
+        [compare_scores(*place, score, limit, chance) for place in pairs.items()], ""))
 
-    both = {"with skips": skips, "without": noskips}
-    untrained = too_little_trained([values(runs, "metrics", "ssim") for runs in both.values()], chance=0)
-    sharp = {name: values(runs, "metrics", "sharpness_ratio") for name, runs in both.items()}
-    detail = compare(np.subtract(*sharp.values()), resampled_sharpness, (-math.inf, math.inf))
-    saved = PerSeed(epochs_saved(*(run["history"] for run in pair)) for pair in zip(skips, noskips))
-    earlier = compare(saved, 1 / skips[0]["epochs"], (0, 1))
+
+def skip_claims(pair):
+    """The claims of task 3. pair: "with skips" and "without" -> runs; first runs have "counts", sharpness an image."""
+    def evidence(measure, own, other, limit):
+        sharper = compare_scores(where, pair, "sharpness_ratio", limit, chance=0)
+        if measure == "sharpness_ratio":
+            return [sharper], ""
+        saved = PerSeed(epochs_saved(run["history"], rival["history"]) for run, rival in zip(*pair.values()))
+        found = compare(saved, 1 / pair[own][0]["epochs"], (0, 1))
+        return [compared(where, {"share of the epochs saved": saved}, found, limit,
+                         untrained=sharper["verdict"] == "too little trained")], ""
+
     where = "same width and recipe"
-    return [
-        Claim("detail", "Skip connections carry the fine detail",
-              "The sharpness of the test images (gradient energy, as a share of the truth's) is more than 0.05 higher "
-              "with skips than without.", [compared(where, sharp, detail, 0.05, untrained=untrained)]),
-        Claim("convergence", "Skip connections speed up convergence",
-              "With skips, the final val loss of the network without is reached more than 0.1 of the epochs before the "
-              "end.", [compared(where, {"share of the epochs saved": saved}, earlier, 0.1, ".3f", untrained=untrained)],
-              "The network that is better in the end is likely to reach the other's final loss first, too.")]
+    return make_claims(["sharpness_ratio", "epochs"], evidence)

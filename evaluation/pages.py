@@ -13,7 +13,7 @@ td:first-child, th:first-child, .text { text-align: left }
 .shaded { background: color-mix(in srgb, #3a9d6e calc(var(--share) * .6), transparent) }
 figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 100% } figure img { max-width: 100%; display: block }
 figcaption { font-size: .8rem } .row { display: flex; flex-wrap: wrap; gap: .5rem }
-.row img { width: 22rem } .row figcaption { width: 100% } pre { white-space: pre-wrap; overflow-wrap: anywhere }
+.row figure { width: 22rem; margin: 0 } pre { white-space: pre-wrap; overflow-wrap: anywhere }
 @media (max-width: 30rem) { td, th { padding: .3rem .25rem } td.text { min-width: 5rem } }
 @media print { body { max-width: none; font-size: 10pt; print-color-adjust: exact } .wide { overflow: visible }
   figure, tr { break-inside: avoid } h2, h3 { break-after: avoid } figure img { max-height: 10cm } }
@@ -50,9 +50,10 @@ def table(rows, name="", shaded=False):
             f"<tbody>\n{body}\n</tbody></table></div>")
 
 
-def figures(worst):
-    return "".join(f'<figure><img src="{uri}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
-                   for caption, uri in worst)
+def figures(images):
+    """Pairs (caption, address of the image) -> HTML figures."""
+    return "".join(f'<figure><img src="{uri}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}'
+                   "</figcaption></figure>" for caption, uri in images)
 
 
 def page(title, *parts):
@@ -64,7 +65,7 @@ def page(title, *parts):
 
 
 def format_interval(low, high):
-    """None for both where there are too few pictures for an interval."""
+    """None for both where there are too few images for an interval."""
     if low is None:
         return "-"
     return f"{low:.3f}\u00a0to\u00a0{high:.3f}"  # on one line, also in a narrow column

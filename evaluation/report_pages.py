@@ -1,4 +1,4 @@
-"""The report's tables and pages. A part of a page is a pair: (Markdown, HTML)."""
+"""The report's tables, figures and pages. A part of a page is a pair: its kind, an HTML tag, and its content."""
 import base64
 import html
 import io
@@ -9,233 +9,216 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from evaluation.claims import TRAINED, PerSeed, best_on_val, describe, pick, values
-from evaluation.pages import page, table
-from utils import write_atomically, write_csv
+from evaluation.claims import CLAIMS, TRAINED, PerSeed, describe, pick, values
+from evaluation.colorization import lightness_and_ab, paint, to_images, with_colors
+from evaluation.counts import segmentation_metrics
+from evaluation.pages import figures, page, table
+from utils import colorize_mask, new_figure, plot_heat_map, plot_images, save_figure, write_atomically, write_csv
 
-ORIGINAL = {"accuracy": 0.92, "FCN-32": 0.415, "U-Net": 0.512}  # of the homework's report, on other data than ours
-METHOD = (
-    "All choices were made on val: the checkpoint of each run, and the settings of each side in task 1. Test measures "
-    "what was chosen. What follows ± is the standard deviation over seeds. Intervals hold 95%: Student's t over seeds; "
-    "with one seed, what other test images could change (bootstrap; Newcombe for accuracies), one epoch for "
-    "convergence, 10% for speed and memory.",
-    "Each criterion was fixed before the runs. A claim holds where the whole interval meets its criterion. It fails "
-    "where the whole interval misses it. Else it is undecided. It is not tested where the means were not there. "
-    f"Networks are too little trained where even the better one has not come {TRAINED:.0%} of the way from chance (the "
-    "most frequent class everywhere) to a perfect score; in colorization, from 0 to 1 in SSIM.")
-SETTING = (
-    "The original, as far as it is known, trained with Adam at a learning rate of 1e-4, in batches of 64, without a "
-    "schedule, on data of its own. A fellow student's report of the same course names ResNet-18 and 15 epochs for task "
-    "1, 2 to 5 epochs in batches of 4 for FCN-32 and U-Net, and 5 epochs for colorization.",
-    "What differs here: the data, and networks and epochs small enough for two CPU cores. Task 1 varies the optimizer, "
-    "the schedule and the learning rate of the original's settings. Tasks 2 and 3 have recipes of our own: AdamW, a "
-    "linear schedule and augmentation, with Dice loss in task 2 and an L1 loss on RGB in task 3. FCN-32 is also made "
-    "equal to U-Net, in width (the channels of the first layer) and in parameters. The pair of equal parameters is "
-    "also trained at twice the side, with one seed.",
-    "What was hard or unsaid: the criteria and their tolerances are ours. On a CPU the peak of memory is that of the "
-    "whole process, PyTorch included, so it says little about a network. Plain grey can have a higher PSNR than "
-    "colours, so sharpness, colourfulness and the classifier of task 1 judge them, too.")
+TASK2 = {"mIoU on val": ("val", "miou"), "mIoU on test": ("metrics", "miou"), "parameters": ("parameters",),
+         "forward (GFLOPs)": ("gflops_per_image",), "training (images/s)": ("images_per_second",),
+         "peak memory (MB)": ("peak_memory_mb",), "pixel accuracy": ("metrics", "pixel_accuracy"),
+         "frequency weighted IoU": ("metrics", "frequency_weighted_iou"), "boundary F1": ("metrics", "boundary_f1")}
+TASK3 = {"PSNR (dB) on val": ("val", "psnr"), "PSNR (dB) on test": ("metrics", "psnr"), "SSIM": ("metrics", "ssim"),
+         "CIEDE2000 on val": ("val", "delta_e"), "CIEDE2000 (lower is better)": ("metrics", "delta_e"),
+         "sharpness ratio": ("metrics", "sharpness_ratio")}
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables, whose values may be PerSeed
+
+def score_table(columns, rows):
+    """columns: name -> runs. rows: name -> the path of a number in a run."""
+    return [{"": row} | {name: values(runs, *path) for name, runs in columns.items()} for row, path in rows.items()]
 
 
 def accuracy_table(cells):
     """The best learning rate of each optimizer and schedule; without cells there is no table."""
-    rows = []
-    for optimizer, schedule in dict.fromkeys((cell["optimizer"], cell["schedule"]) for cell in cells):
-        best = pick(cells, optimizer=[optimizer], schedule=[schedule])
-        rows.append({"setting": describe(best), "accuracy on val": best["val"],
-                     "on test": values(best["runs"], "metrics", "accuracy")})
-    original = {"setting": "original: adam, none, 0.0001", "accuracy on val": None, "on test": ORIGINAL["accuracy"]}
-    return [*rows, original] if cells else []
+    chosen = [pick(cells, optimizer=[optimizer], schedule=[schedule]) for optimizer, schedule in dict.fromkeys(
+        (cell["optimizer"], cell["schedule"]) for cell in cells)]
+    return [{"setting": describe(cell), "accuracy on val": cell["val"],
+             "on test": values(cell["runs"], "metrics", "accuracy")} for cell in chosen]
 
 
-def name_networks(pairs):
-    """The networks of task 2 that are trained at one size: "U-Net 16", for its width -> runs."""
-    size = next(iter(pairs.values()))["U-Net"][0]["size"]
-    return {f"{kind} {runs[0]['settings']['width']}": runs for pair in pairs.values() for kind, runs in pair.items()
-            if runs[0]["size"] == size}
-
-
-def segmentation_table(networks):
-    """networks: name, which begins with the kind of network -> runs."""
-    original = {name: ORIGINAL[name.split()[0]] for name in list(networks)[:2]}
-    rows = [("pixel accuracy", ("metrics", "pixel_accuracy")),
-            ("frequency weighted IoU", ("metrics", "frequency_weighted_iou")),
-            ("boundary F1", ("metrics", "boundary_f1")),
-            *((f"IoU {name}", ("metrics", "iou", name)) for name in next(iter(networks.values()))[0]["metrics"]["iou"]),
-            ("parameters", ("parameters",)), ("forward (GFLOPs)", ("gflops_per_image",)),
-            ("training (images/s)", ("images_per_second",)), ("peak memory (MB)", ("peak_memory_mb",))]
-    return [{"": "mIoU on val"} | {name: best_on_val(runs, "miou") for name, runs in networks.items()},
-            {"": "mIoU on test"} | {name: values(runs, "metrics", "miou") for name, runs in networks.items()},
-            {"": "mIoU of the original"} | {name: original.get(name) for name in networks},
-            *({"": row} | {name: values(runs, *keys) for name, runs in networks.items()} for row, keys in rows)]
-
-
-def colorization_table(skips, noskips, recognized):
-    """recognized: for each seed, how often task 1's classifier is right; none without labels."""
-    sides = {"with skips": skips, "without": noskips}
-    scores = {name: values(runs, "metrics") for name, runs in sides.items()} | {
-        name: values(skips, "metrics", "baselines", name) for name in ("grey", "mean colour")}
-    on_val = {"PSNR (dB) on val": "psnr", "CIEDE2000 on val": "delta_e"}
-    on_test = {"PSNR (dB) on test": "psnr", "SSIM": "ssim", "CIEDE2000 (lower is better)": "delta_e",
-               "sharpness ratio": "sharpness_ratio"}
-    rows = [{"": label} | {name: best_on_val(sides[name], key) if name in sides else None for name in scores}
-            for label, key in on_val.items()]
-    rows += [{"": label} | {name: values(found, key) for name, found in scores.items()}
-             for label, key in on_test.items()]
-    rows.append({"": "colourfulness: relative difference from the truth's"} | {
-        name: PerSeed(ratio - 1 for ratio in values(found, "colorfulness_ratio")) for name, found in scores.items()})
+def colorization_table(painters, recognized):
+    """painters: name -> runs. recognized: a dict a seed, how often task 1's classifier is right; [] without labels."""
+    columns = painters | {name: [{"metrics": run["metrics"]["baselines"][name]} for run in painters["with skips"]]
+                          for name in ("grey", "mean colour")}
+    colorful = {name: values(runs, "metrics", "colorfulness_ratio") for name, runs in columns.items()}
+    rows = [*score_table(columns, TASK3), {"": "colourfulness: relative difference from the truth's"} | {
+        name: PerSeed(ratio - 1 for ratio in ratios) for name, ratios in colorful.items()}]
     if recognized:
         rows.append({"": f"task 1's classifier is right (on the truth: {values(recognized, 'truth')})"} | {
-            name: values(recognized, name) if name in recognized[0] else None for name in scores})
+            name: values(recognized, name) for name in columns})
     return rows
 
 
 def compute_table(results):
     """What training cost; a backward pass takes twice as much as a forward one."""
-    rows = {}
-    for run in itertools.chain(*results.values()):
-        images = int(run["history"][-1]["step"]) * run["settings"]["batch_size"]
-        for task in (run["task"], "all"):
-            row = rows.setdefault(task, {"task": task, "runs": 0, "training (s)": 0, "PFLOPs": PerSeed([0.0])})
-            row["runs"] += 1
-            row["training (s)"] += round(run["train_seconds"])
-            row["PFLOPs"][0] += 3 * run["gflops_per_image"] * images / 1e6
-    return sorted(rows.values(), key=lambda row: row["task"] == "all")
+    runs, rows = list(itertools.chain(*results.values())), []
+    for task in (*dict.fromkeys(run["task"] for run in runs), "all"):
+        own = [run for run in runs if task in (run["task"], "all")]
+        work = sum(3 * run["gflops_per_image"] * run["settings"]["batch_size"] * int(run["history"][-1]["step"])
+                   for run in own)
+        rows.append({"task": task, "runs": len(own), "training (s)": round(sum(run["train_seconds"] for run in own)),
+                     "PFLOPs": PerSeed([work / 1e6])})
+    return rows
 
 
-def make_tables(results, cells, networks, recognized, why_no_labels):
-    """File -> (title, rows, a sentence, command lines)."""
-    painters = results["skips"], results["noskips"]
+def make_tables(results, cells, networks, painters, recognized, why_no_labels):
+    """File -> (title, rows, a sentence, the runs whose commands are shown)."""
+    iou = {f"IoU {name}": ("metrics", "iou", name) for name in results["unet"][0]["metrics"]["iou"]}
     how = "Trained with the following, seed 0:"
+    best = f"The best learning rate of each optimizer and schedule. The first of {len(cells)} settings: {how.lower()}"
     return {
-        "task1": ("Task 1: classification", accuracy_table(cells), f"Left out: {why_no_labels}" if not cells else
-                  f"The best learning rate of each optimizer and schedule. The first of {len(cells)} settings was "
-                  "trained with the following, seed 0:", [cell["runs"][0]["command"] for cell in cells[:1]]),
-        "task2": ("Task 2: segmentation", segmentation_table(networks), how,
-                  [runs[0]["command"] for runs in networks.values()]),
-        "task3": ("Task 3: colorization", colorization_table(*painters, recognized), how,
-                  [runs[0]["command"] for runs in painters]),
+        "task1": ("Task 1: classification", accuracy_table(cells),
+                  best if cells else f"Left out: {why_no_labels}", [cell["runs"] for cell in cells[:1]]),
+        "task2": ("Task 2: segmentation", score_table(networks, TASK2 | iou), how, networks.values()),
+        "task3": ("Task 3: colorization", colorization_table(painters, recognized), how, painters.values()),
         "compute": ("Compute spent", compute_table(results), "PFLOPs: 3 times the forward work of an image, times the "
                     "images seen; smaller images of the first epochs count as whole ones.", [])}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Parts of a page
+def command_line(words):
+    """A command that can be copied, a line a flag."""
+    return "".join((" \\\n    " if word.startswith("--") else " ") + shlex.quote(word) for word in words).strip()
 
 
-def heading(text, level=2):
-    text = html.escape(text, quote=False)
-    return f"{'#' * level} {text}", f"<h{level}>{text}</h{level}>"
+def as_markdown(kind, content):
+    if kind == "pre":
+        return f"```\n{content}\n```"
+    if kind == "figure":  # path -> what the image shows
+        return "\n\n".join(f"![{text}]({path.name})\n\n{as_markdown('p', text)}" for path, text in content.items())
+    if kind == "table":
+        lines = [content[0], ["---"] * len(content[0]), *(row.values() for row in content)]
+        cells = [["-" if cell is None else html.escape(str(cell), quote=False).replace("|", "\\|") for cell in line]
+                 for line in lines]
+        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    text = html.escape(content, quote=False)
+    if kind == "p":
+        return textwrap.fill(text, 74, break_long_words=False, break_on_hyphens=False)
+    return f"{'#' * int(kind[1])} {text}"
 
 
-def paragraph(text, tag="p"):
-    text = html.escape(text, quote=False)
-    return textwrap.fill(text, 74, break_long_words=False, break_on_hyphens=False), f"<{tag}>{text}</{tag}>"
-
-
-def both_tables(rows):
-    def line(texts):
-        return "| " + " | ".join(html.escape("-" if text is None else str(text), quote=False).replace("|", "\\|")
-                                 for text in texts) + " |"
-    return "\n".join([line(rows[0]), line(["---"] * len(rows[0])), *(line(row.values()) for row in rows)]), table(rows)
-
-
-def commands(*word_lists):
-    """Command lines that can be copied; where possible, none of their lines is longer than 74 characters."""
-    texts = []
-    for words in word_lists:
-        lines = [""]
-        for i, word in enumerate(words):
-            flag = list(itertools.takewhile(lambda word: not word.startswith("--"), words[i + 1 :]))
-            if word.startswith("--") and len(lines[-1]) + len(shlex.join([word, *flag])) > 71:
-                lines.append("   ")
-            lines[-1] += f" {shlex.quote(word)}"
-        texts.append(" \\\n".join(lines).strip())
-    text = "\n".join(texts)
-    return f"```\n{text}\n```", f"<pre>{html.escape(text)}</pre>"
-
-
-def figure(caption, paths):
-    """Images, path -> what it shows, beside each other as far as there is room."""
+def as_html(kind, content):
+    if kind == "table":
+        return table(content)
+    if kind != "figure":
+        return f"<{kind}>{html.escape(content)}</{kind}>"
     images = []
-    for path, alt in paths.items():
-        webp = io.BytesIO()
-        Image.open(path).convert("RGB").save(webp, "WEBP", quality=85)  # PNGs would make a page three times as large
-        data = base64.b64encode(webp.getvalue()).decode()
-        images.append(f'<img src="data:image/webp;base64,{data}" alt="{html.escape(alt)}">')
-    markdown, caption = paragraph(caption, tag="figcaption")
-    return ("\n".join(f"![{alt}]({path.name})" for path, alt in paths.items()) + f"\n\n{markdown}",
-            f'<figure class="row">{"".join(images)}{caption}</figure>')
+    for path, text in content.items():
+        Image.open(path).convert("RGB").save(webp := io.BytesIO(), "WEBP", quality=85)  # a third of a PNG
+        images.append((text, f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}"))
+    return f'<div class="row">{figures(images)}</div>'
 
 
-def claim_parts(claim, figures):
-    """A claim: its criterion, then the evidence."""
-    yield heading(claim.text, 3)
-    yield paragraph(f"Criterion: {claim.criterion}")
-    yield paragraph(f"Verdict: {claim.verdict}. {claim.note}")
-    if claim.comparisons:
-        yield both_tables([{"compared": each["compared"], "found": each["values"], "difference": each["difference"],
-                            "verdict": each["verdict"]} for each in claim.comparisons])
-    if claim.comparisons and claim.key in figures:
-        yield figure(*figures[claim.key])
+def claim_parts(claims, drawn):
+    """A table of all claims, and of each its criterion, then the evidence."""
+    yield "h2", "Claims"
+    yield "table", [{"claim": claim.text, "verdict": claim.verdict} | {
+        key: claim.comparisons[0][key] if claim.comparisons else None for key in ("difference", "seeds")}
+        for claim in claims]
+    yield "p", "The difference is that of a claim's first comparison, with its 95% interval."
+    for claim in claims:
+        yield "h3", claim.text
+        yield "p", f"Criterion: {claim.criterion}"
+        yield "p", f"Verdict: {claim.verdict}. {claim.note}"
+        yield "table", [{key: row[key] for key in ("compared", "values", "difference", "verdict")}
+                        for row in claim.comparisons]
+        yield "figure", drawn.get(claim.key)
 
 
-def summary_row(claim):
-    """A row of the table of all claims; its number is the first comparison's."""
-    first = claim.comparisons[0] if claim.comparisons else {"difference": "-", "seeds": None}
-    return {"claim": claim.text, "verdict": claim.verdict, "difference": first["difference"], "seeds": first["seeds"]}
+@torch.inference_mode()
+def prediction_figures(results, load, split, data, out):
+    """Three test images and what the networks of the first seed make of them. load(run): its predictor.
+
+    Returns key of a claim -> {path: what the image shows}. The images are narrow, for phones.
+    """
+    scores = segmentation_metrics(results["unet"][0]["counts"])["miou"]
+    order, drawn = np.argsort(scores, kind="stable"), {"edges": {}, "detail": {}}
+    unet, fcn, skips, noskips = (load(results[name][0]) for name in ("unet", "fcn32", "skips", "noskips"))
+    for kind, i in zip(("median", "best", "worst"), order[[len(order) // 2, -1, 0]]):
+        rgb = torch.from_numpy(np.array(split.images[i]))[None].to(unet.device).float() / 255
+        lightness, _ = lightness_and_ab(rgb)
+        masks = np.asarray(split.targets[i]), *(net(rgb).argmax(1)[0].byte().cpu().numpy() for net in (fcn, unet))
+        painted = [paint(net(lightness), lightness, net.metadata) for net in (noskips, skips)]
+        grey, truth, *painted = (to_images(each)[0] for each in (with_colors(lightness), rgb, *painted))
+        for key, images, titles in (
+                ("edges", [truth, *(colorize_mask(mask, data.colors) for mask in masks)],
+                 ["image", "truth", "FCN-32", "U-Net"]),
+                ("detail", [grey, truth, *painted], ["grey", "truth", "without skips", "with skips"])):
+            path = out / f"{key}-{kind}.png"
+            plot_images([images[:2], images[2:]], [titles[:2], titles[2:]], path)
+            drawn[key][path] = (f"The {kind} test image by its mIoU with U-Net, {split.names[i]} ({scores[i]:.3f}): "
+                                f"{', '.join(titles)}")
+    colors = dict(zip(data.classes, data.colors)) | {"void": (0, 0, 0)}
+    legend, axes = new_figure(1, 1, 4.6, 0.3 + 0.22 * -(-len(colors) // 3))
+    from matplotlib.patches import Patch  # after new_figure, which brings matplotlib in without a notebook's backend
+
+    axes[0][0].axis("off")
+    patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name) for name, color in colors.items()]
+    legend.legend(handles=patches, loc="center", ncols=3, fontsize=9, frameon=False)
+    save_figure(legend, out / "classes.png")
+    drawn["edges"][out / "classes.png"] = "The colours of the classes"
+    return drawn
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The pages
+def curve_figures(networks, painters, cells, out):
+    """Scores on val over the epochs, and the grid of task 1. networks, painters: name -> runs."""
+    curves = [("miou", "miou", "mIoU on val (higher is better)", networks),
+              ("convergence", "loss", "Loss on val (lower is better)", painters)]
+    drawn = {}
+    if cells:
+        for key in ("adam", "schedules"):
+            best = [pick(cells, **side) for side in CLAIMS[key][3:5]]
+            curves.append((key, "accuracy", "Accuracy on val (higher is better)",
+                           {describe(cell): cell["runs"] for cell in best}))
+        grid = [cell | {"accuracy on val": cell["val"].average} for cell in cells]
+        plot_heat_map(grid, ("optimizer", "schedule"), ("lr",), "accuracy on val", out / "rate.png")
+        drawn["rate"] = {out / "rate.png": "Accuracy on val of every setting, the mean over seeds"}
+    for key, score, label, sides in curves:
+        figure, ((axis,),) = new_figure(1, 1, 4.6, 3.2)
+        for (name, runs), marker in zip(sides.items(), "os^vD"):
+            scores = np.array([[float(row[f"val_{score}"]) for row in run["history"]] for run in runs])
+            epochs = np.arange(1, scores.shape[1] + 1)
+            line, = axis.plot(epochs, scores.mean(0), label=name, marker=marker, markersize=3)
+            axis.fill_between(epochs, scores.min(0), scores.max(0), color=line.get_color(), alpha=0.2)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+        save_figure(figure, out / f"{key}.png")
+        drawn[key] = {out / f"{key}.png": f"{label} over the epochs: {'; '.join(sides)}. The line is the mean over "
+                                          "seeds, the band goes from the least to the most."}
+    return drawn
 
 
-def csv_rows(rows):
+def csv_row(row):
     """Means and standard deviations in columns of their own, as numbers."""
-    for row in rows:
-        plain = {}
-        for key, value in row.items():
-            numbers = isinstance(value, PerSeed)
-            plain[key or "metric"] = (None if None in value else np.mean(value)) if numbers else value
-            if numbers:
-                plain[f"{key} std"] = np.std(value, ddof=1) if len(value) > 1 and None not in value else None
-        yield plain
+    plain = {key or "metric": value.average if isinstance(value, PerSeed) else value for key, value in row.items()}
+    return plain | {f"{key} std": value.deviation for key, value in row.items() if isinstance(value, PerSeed)}
 
 
-def opening(args, run):
-    """What the report is of, and the command that made it."""
-    machine, (height, width) = run["machine"], run["size"]
-    yield paragraph(f"Data: {args.data} at {height}x{width}. Seeds: {', '.join(map(str, range(args.seeds)))}. Machine: "
-                    f"{machine['name']} ({machine['device']}), {machine['cores']} cores, {machine['threads']} threads; "
-                    f"PyTorch {machine['torch']}. Made with:")
-    yield commands(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def write_report(args, run, claims, figures, tables):
+def write_report(args, run, claims, drawn, tables):
     """report.md, index.html and the tables' CSV files. run: any of task 2. tables: as from make_tables."""
-    out = Path(args.out)
-    parts = [*opening(args, run), heading("Claims"), both_tables([summary_row(claim) for claim in claims]),
-             paragraph("The difference is that of a claim's first comparison, with its 95% interval."),
-             *itertools.chain.from_iterable(claim_parts(claim, figures) for claim in claims)]
-    for file, (title, rows, text, word_lists) in tables.items():
-        parts.append(heading(title))
-        if rows:
-            parts.append(both_tables(rows))
-            write_csv(out / f"{file}.csv", csv_rows(rows))
-        parts.append(paragraph(text))
-        if word_lists:
-            parts.append(commands(*word_lists))
-    parts += [heading("How it was measured"), *map(paragraph, METHOD),
-              heading("The original, and what differs"), *map(paragraph, SETTING)]
-    rows = [{"claim": claim.text, "criterion": claim.criterion} | each for claim in claims
-            for each in claim.comparisons or [{"compared": claim.note, "verdict": "not tested"}]]
-    write_csv(out / "claims.csv", rows)
+    out, machine, (height, width) = Path(args.out), run["machine"], run["size"]
     title = f"Classify, segment, colorize: the report on {Path(args.data).name}"
-    markdown, pages = zip(*parts)
-    write_atomically(out / "report.md", "\n\n".join([f"# {html.escape(title, quote=False)}", *markdown]) + "\n")
-    write_atomically(out / "index.html", page(title, *pages))
+    parts = [("p", f"Data: {args.data} at {height}x{width}. Seeds: {', '.join(map(str, range(args.seeds)))}. Machine: "
+                   f"{machine['name']} ({machine['device']}), {machine['cores']} cores, {machine['threads']} threads; "
+                   f"PyTorch {machine['torch']}. Made with:"),
+             ("pre", command_line(["python", Path(sys.argv[0]).name, *sys.argv[1:]])), *claim_parts(claims, drawn)]
+    for file, (heading, rows, text, shown) in tables.items():
+        parts += [("h2", heading), ("table", rows), ("p", text)]
+        parts += [("pre", command_line(runs[0]["command"])) for runs in shown]
+        if rows:
+            write_csv(out / f"{file}.csv", map(csv_row, rows))
+    prose = Path(__file__).with_name("report_method.md").read_text("utf-8").format(trained=f"{TRAINED:.0%}")
+    for text in prose.strip().split("\n\n"):
+        parts.append(("h2", text[3:]) if text.startswith("## ") else ("p", " ".join(text.split())))
+    parts = [(kind, content) for kind, content in parts if content]
+    write_csv(out / "claims.csv", [
+        {"claim": claim.text, "criterion": claim.criterion} | row for claim in claims
+        for row in claim.comparisons or [{"compared": claim.note, "verdict": "not tested"}]])
+    markdown = [as_markdown(*part) for part in [("h1", title), *parts]]
+    write_atomically(out / "report.md", "\n\n".join(markdown) + "\n")
+    write_atomically(out / "index.html", page(title, *(as_html(*part) for part in parts)))
