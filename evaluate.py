@@ -31,7 +31,7 @@ def score(args):
     scale = metadata["scale"] if args.data and metadata.get("tile") else None  # other images keep their own size
     size = args.size or (None if scale else metadata["size"])
     data = open_data(args.data or metadata["data"], task, size and tuple(size), args.data_dir, metadata["seed"],
-                     splits=(args.split,), scale=scale)
+                     splits=(args.split,), scale=scale, levels=metadata.get("levels") if args.data else None)
     if data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]

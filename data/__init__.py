@@ -3,7 +3,7 @@
     sources.py     open_data: a named data set or anyone's own folder, as memory-mapped arrays; check_data
     folders.py     the layouts of folders that are understood; splits that are held out
     download.py    CamVid and torchvision's data sets, from the internet
-    samples.py     one sample at a time, decoded at the training size
+    samples.py     DataSet, and one sample at a time, decoded at the training size
     images.py      images: found in folders, read from files
     masks.py       masks: read from files, decoded by their classes
     cache.py       decoded once on all cores, kept on disk, mapped into memory

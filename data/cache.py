@@ -8,6 +8,7 @@
 The key is a hash over all that the arrays depend on, so a cache is never out of date. All of it is safe to delete.
 """
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -19,27 +20,29 @@ import signal
 import sys
 import tempfile
 import threading
-from collections import Counter
-from dataclasses import dataclass, field
+import time
+from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data import InputError
-from data.images import first_few, printable, stop
-from data.masks import VOID, infer_classes, look_up, scored_classes
-from data.samples import GREY, Decoded, Samples, Scenes, Source
+from data.folders import hold_out
+from data.images import common_levels, first_few, printable, stop
+from data.masks import VOID, infer_classes, scored_classes
+from data.samples import NOTED, DataSet, Scenes
 
 try:
     import resource
 except ImportError:  # Windows: no limit on open files
     resource = None
 
-CACHE_VERSION = 4  # part of the caches' names: raise it when the arrays' form or content changes
+CACHE_VERSION = 5  # part of the caches' names: raise it when the arrays' form or content changes
 TARGETS = {"segmentation": "|u1", "classification": "<i8"}  # types; colorization has no targets
-JOB = 32  # samples that a worker process decodes at a time
+JOB = 8  # samples that a worker process decodes at a time
 # A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
@@ -78,8 +81,6 @@ class Split:
         return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-# ------------------------------------------------------------------------------------------------- work on all cores
-
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -105,23 +106,6 @@ def check_loaders(split: Split, workers: int, batch_size: int, memory: float = N
                          "--workers 0, or ulimit -n 4096 before")
 
 
-class Jobs(Dataset):
-    """Item (split, start, end) -> (split, {i: sample i, decoded}, messages about samples that cannot be used)."""
-
-    def __init__(self, splits: dict):
-        self.splits = splits
-
-    def __getitem__(self, job):
-        split, start, end = job
-        decoded, problems = {}, []
-        for i in range(start, end):
-            try:
-                decoded[i] = self.splits[split].decode(i)
-            except InputError as error:
-                problems.append(str(error))
-        return split, decoded, problems
-
-
 def follow_parent(worker=None) -> None:
     """Make a worker process end when its parent ends or is killed. Ctrl-C reaches both; it is left to the parent."""
     def follow():
@@ -133,26 +117,29 @@ def follow_parent(worker=None) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def decode_jobs(splits: dict) -> DataLoader:
-    """What `Jobs` gives for all samples, in order, from as many worker processes as there are cores."""
-    jobs = [(split, start, min(start + JOB, len(samples)))
-            for split, samples in splits.items() for start in range(0, len(samples), JOB)]
-    workers = min(usable_cores(), len(jobs)) if len(jobs) >= 4 else 0  # fewer jobs are not worth a process
-    return DataLoader(Jobs(splits), sampler=jobs, batch_size=None, num_workers=workers,
+def for_all(data: DataSet, method: str):
+    """Yield (split, i, what a method gives for that sample, or an InputError), in order, with a process on each core.
+    """
+    jobs = [(split, i, method) for split, samples in data.splits.items() for i in range(len(samples))]
+    workers = min(usable_cores(), len(jobs) // JOB) if len(jobs) > 100 else 0  # fewer are not worth a process
+    loader = DataLoader(data, sampler=jobs, batch_size=JOB, num_workers=workers,
                       prefetch_factor=4 if workers else None, worker_init_fn=follow_parent,
                       multiprocessing_context=START_METHOD if workers else None,
-                      collate_fn=tuple,  # leaves the arrays as they are: tensors would need shared memory
+                      collate_fn=list,  # leaves the arrays as they are: tensors would need shared memory
                       generator=torch.Generator())  # leaves torch's own random numbers alone
+    with tqdm(total=len(jobs), unit="img", disable=None, desc=f"preparing {data.name}") as bar:
+        for done in loader:
+            yield from done
+            bar.update(len(done))
 
 
-# ---------------------------------------------------------------------------------------------------------- the cache
-
-def cache_key(source: Source, task: str, seed: int) -> str:
-    """A hash over all that the arrays depend on: files with their sizes and times, the code that draws, the rest."""
-    drawn = any(isinstance(samples, Scenes) for samples in source.splits.values())
-    seed = seed if drawn or source.assignment else None
-    digest = hashlib.sha256(repr((CACHE_VERSION, source.root, task, source.size, source.classes, seed)).encode())
-    for split, samples in source.splits.items():
+def cache_folder(data: DataSet, data_dir: str) -> str:
+    """Where a data set's cache is. Its key hashes files with their sizes and times, the code that draws, the rest."""
+    drawn = any(isinstance(samples, Scenes) for samples in data.splits.values())
+    seed = data.seed if drawn or data.missing else None
+    digest = hashlib.sha256(repr((CACHE_VERSION, data.root, data.task, data.size, data.classes, data.masks,
+                                  data.levels, seed)).encode())
+    for split, samples in data.splits.items():
         digest.update(repr((split, samples.names, samples.targets)).encode())
         if isinstance(samples.images, np.ndarray):
             digest.update(np.ascontiguousarray(samples.images))
@@ -161,34 +148,11 @@ def cache_key(source: Source, task: str, seed: int) -> str:
         except OSError as error:
             raise InputError(f"{printable(error.filename)}: {error.strerror}; put the file there") from error
         digest.update(repr(stats).encode())
-    return digest.hexdigest()[:16]
+    return os.path.join(os.path.abspath(data_dir), "cache", "{}-{}-{}x{}-{}".format(
+        data.name, data.task, *data.size, digest.hexdigest()[:16]))
 
 
-@dataclass
-class Findings:
-    """What is seen of the samples while they are decoded.
-
-    facts: short texts, counted. grey: names of greyscale images. counts: split -> int64 (256,), pixels of each value in
-    the masks. examples: value -> path of the first mask that holds it, while no classes are known.
-    """
-    facts: Counter = field(default_factory=Counter)
-    grey: list[str] = field(default_factory=list)
-    counts: dict[str, np.ndarray] = field(default_factory=dict)
-    examples: dict[int, str] = field(default_factory=dict)
-
-    def add(self, split: str, samples: Samples | Scenes, i: int, sample: Decoded) -> None:
-        """Take note of sample i of a split."""
-        self.facts.update(sample.facts)
-        if GREY in sample.facts:
-            self.grey.append(samples.names[i])
-        if sample.counts is not None:
-            self.counts[split] = self.counts.get(split, 0) + sample.counts
-            if samples.masked and samples.classes is None:
-                for value in np.flatnonzero(sample.counts).tolist():
-                    self.examples.setdefault(value, samples.targets[i])
-
-
-def write_cache(source: Source, task: str, folder: str, problems: list[str] | None = None) -> dict:
+def write_cache(data: DataSet, folder: str, problems: list[str] | None = None) -> dict:
     """Decode everything into `folder`, which appears when it is whole, in place of a damaged one. Returns its metadata.
 
     problems: a list that takes the message of every sample that cannot be used. Unless it is empty in the end, nothing
@@ -196,19 +160,25 @@ def write_cache(source: Source, task: str, folder: str, problems: list[str] | No
     written are always raised as InputError.
     """
     parent, name = os.path.split(folder)
-    pixels = source.size[0] * source.size[1]
-    needed = sum(map(len, source.splits.values())) * pixels * (4 if task == "segmentation" else 3)
+    pixels = sum(map(len, data.splits.values())) * data.size[0] * data.size[1]
+    needed = pixels * (4 if data.task == "segmentation" else 3)
     try:
+        for old in glob.glob(os.path.join(glob.escape(parent), "*.tmp")):  # of a process that was killed
+            if time.time() - os.path.getmtime(old) > 86400:
+                shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(parent, exist_ok=True)
         if needed > 0.95 * (free := shutil.disk_usage(parent).free):
             raise OSError(f"only {free:,} bytes are free")
         with tempfile.TemporaryDirectory(dir=parent, prefix=f"{name}.", suffix=".tmp") as temporary:
-            whole = os.path.join(temporary, "whole")
-            os.mkdir(whole)
-            metadata = decode_into(whole, source, task, stop if problems is None else problems.append)
-            if not problems:
-                rename_unless_there(whole, folder)
+            os.mkdir(whole := os.path.join(temporary, "whole"))
+            metadata = decode_into(whole, data, stop if problems is None else problems.append)
+            try:
+                if not problems:
+                    os.rename(whole, folder)
+            except OSError:  # another process may have been first, with the same arrays
+                if not os.path.isdir(folder):
+                    raise
             return metadata
     except OSError as error:
         reason = printable(error.strerror or str(error))
@@ -217,83 +187,86 @@ def write_cache(source: Source, task: str, folder: str, problems: list[str] | No
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        raise InputError(f"preparing {source.name}: a worker process was killed, likely for want of memory; close "
+        raise InputError(f"preparing {data.name}: a worker process was killed, likely for want of memory; close "
                          "other programs and run it again") from None
 
 
-def rename_unless_there(whole: str, folder: str) -> None:
-    """Give a finished cache its name. Another process may have been first, with the same arrays: then do nothing."""
-    try:
-        os.rename(whole, folder)
-    except OSError:
-        if not os.path.isdir(folder):
-            raise
-
-
-def decode_into(folder: str, source: Source, task: str, on_error) -> dict:
+def decode_into(folder: str, data: DataSet, on_error) -> dict:
     """Decode all samples into arrays in `folder`, and write its metadata.json, which is returned.
 
     on_error: takes the message of each mistake.
     """
-    findings = Findings()
+    found = len(data.notes)
+    settle(data, on_error)
+    facts, counts = defaultdict(list), {split: 0 for split in data.splits}
     with contextlib.ExitStack() as stack:
-        files = open_arrays(folder, source, task, stack)
-        bar = stack.enter_context(tqdm(total=sum(map(len, source.splits.values())), unit="img", disable=None,
-                                       desc=f"preparing {source.name}"))
-        for split, decoded, problems in decode_jobs(source.splits):
-            for problem in problems:
-                on_error(problem)
-            for i, sample in decoded.items():
-                # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
-                files[split, "images"].write(sample.image.tobytes())
-                if task in TARGETS:
-                    files[split, "targets"].write(np.asarray(sample.target, TARGETS[task]).tobytes())
-                findings.add(split, source.splits[split], i, sample)
-            bar.update(len(decoded) + len(problems))
-    if findings.examples:
-        settle_classes(folder, source, findings, on_error)
-    if findings.grey:
-        source.notes.append(f"{len(findings.grey)} greyscale images, which teach grey: {first_few(findings.grey)}")
-    names, colors, ids = scored_classes(source.classes)
-    pixels = {split: [*counts[:len(names)].tolist(), int(counts[VOID])] for split, counts in findings.counts.items()}
-    metadata = {"names": {split: samples.names for split, samples in source.splits.items()}, "notes": source.notes,
-                "classes": names, "colors": colors, "ids": ids, "pixels": pixels,
-                "facts": findings.facts.most_common(12)}
+        files = open_arrays(folder, data, stack)
+        for split, i, sample in for_all(data, "decode"):
+            if isinstance(sample, InputError):
+                on_error(str(sample))
+                continue
+            image, target, seen, values = sample
+            # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
+            files[split, "images"].write(image.tobytes())
+            if data.task in TARGETS:
+                files[split, "targets"].write(np.asarray(target, TARGETS[data.task]).tobytes())
+            for fact in seen:
+                facts[fact].append(data.splits[split].names[i])
+            counts[split] += 0 if values is None else values
+    data.notes += [f"{len(facts[fact])} {text}: {first_few(facts[fact])}" for fact, text in NOTED.items()
+                   if facts[fact]]
+    names, colors, ids = scored_classes(data.masks) if data.masks else (data.classes, [], [])
+    pixels = {split: values[[*range(len(names)), VOID]].tolist() for split, values in counts.items() if np.any(values)}
+    for split, values in pixels.items():
+        lacking = [name for k, name in enumerate(names) if not values[k] and any(each[k] for each in pixels.values())]
+        if lacking:
+            data.notes.append(f"no mask of {split} holds {first_few(lacking)}: its scores say nothing of that")
+    counted = sorted(((fact, len(each)) for fact, each in facts.items() if each), key=lambda pair: -pair[1])
+    metadata = {"names": {split: samples.names for split, samples in data.splits.items()}, "notes": data.notes[found:],
+                "held_out": data.assignment is not None, "classes": names, "colors": colors, "ids": ids,
+                "levels": data.levels, "pixels": pixels, "facts": counted[:12]}
     with open(os.path.join(folder, "metadata.json"), "w", encoding="utf-8") as file:
         json.dump(metadata, file)
     return metadata
 
 
-def open_arrays(folder: str, source: Source, task: str, stack: contextlib.ExitStack) -> dict:
+def settle(data: DataSet, on_error) -> None:
+    """Settle what only the files' content tells: the levels of deep images, the classes where no classes.csv names
+    them, and which samples are held out. What cannot be read is left for `decode_into` to complain of.
+    """
+    images = [image for samples in data.splits.values() for image in samples.images if isinstance(image, str)]
+    if not data.levels and (levels := common_levels(images)):
+        data.levels = levels
+        data.notes.append("images of more than 8 bits: values from {:g} to {:g} become 0 to 255".format(*levels))
+    missing, masked, columns = data.missing, data.task == "segmentation", slice(VOID)
+    present = {split: np.zeros((len(samples), 256 * masked), bool) for split, samples in data.splits.items()}
+    if masked and (missing or not data.masks):
+        for split, i, values in for_all(data, "mask_values"):
+            present[split][i] = values if not isinstance(values, InputError) else False
+    if masked and not data.masks and any(map(np.any, present.values())):
+        paths = [path for samples in data.splits.values() for path in samples.targets]
+        try:
+            data.masks, note = infer_classes(np.concatenate(list(present.values())), paths)
+            data.notes.append(note)
+            columns = list(data.masks.names)
+        except InputError as error:
+            on_error(str(error))
+    if missing:
+        hold_out(data, present["train"][:, columns])
+
+
+def open_arrays(folder: str, data: DataSet, stack: contextlib.ExitStack) -> dict:
     """A file for each array, by (split, "images" | "targets"), with numpy's header, to which the values are written."""
-    forms = {"images": ("|u1", (3, *source.size))}
-    if task in TARGETS:
-        forms["targets"] = (TARGETS[task], source.size if task == "segmentation" else ())
+    forms = {"images": ("|u1", (3, *data.size))}
+    if data.task in TARGETS:
+        forms["targets"] = (TARGETS[data.task], data.size if data.task == "segmentation" else ())
     files = {}
-    for split, samples in source.splits.items():
+    for split, samples in data.splits.items():
         for part, (kind, shape) in forms.items():
             file = files[split, part] = stack.enter_context(open(os.path.join(folder, f"{split}.{part}.npy"), "wb"))
             np.lib.format.write_array_header_1_0(
                 file, {"descr": kind, "fortran_order": False, "shape": (len(samples), *shape)})
     return files
-
-
-def settle_classes(folder: str, source: Source, findings: Findings, on_error) -> None:
-    """Where no classes.csv says what the masks hold, the values found in them do: turn those into class indices."""
-    presence = np.eye(256, dtype=bool)[list(findings.examples)]
-    try:
-        source.classes, note = infer_classes(presence, list(findings.examples.values()))
-    except InputError as error:
-        return on_error(str(error))
-    source.notes.append(note)
-    table, _ = look_up(np.arange(256, dtype=np.uint8)[None], source.classes)
-    for split, counts in findings.counts.items():
-        findings.counts[split] = np.bincount(table[0], counts, 256).astype(np.int64)
-        with open(os.path.join(folder, f"{split}.targets.npy"), "r+b") as file:
-            np.lib.format.read_magic(file), np.lib.format.read_array_header_1_0(file)
-            while block := file.read(1 << 24):
-                file.seek(-len(block), os.SEEK_CUR)
-                file.write(block.translate(table.tobytes()))
 
 
 def read_cache(folder: str, task: str) -> tuple[dict, dict[str, Split]] | None:

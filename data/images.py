@@ -1,10 +1,8 @@
 """Images, found in folders and read from files: whatever Pillow reads comes out upright, as 8-bit RGB.
 
-    list_images("mine")    # {"a": "mine/a.jpg", ...}
-    read_image("a.jpg")    # a Pillow image, RGB
-
 Everything here raises InputError, one line that names the file, where a file cannot be used.
 """
+import contextlib
 import os
 import unicodedata
 import warnings
@@ -18,7 +16,7 @@ from data import InputError
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # an image is used, or refused in one line
 
-NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv")  # files that are no images
+NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv", "labelmap.txt")  # files that are no images
 
 
 def printable(path) -> str:
@@ -37,75 +35,100 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-# ------------------------------------------------------------------------------------------------------ finding images
-
 def stop(message: str):
     """Raise a mistake. This is what `on_error` means unless a function that collects the messages is given."""
     raise InputError(message)
 
 
+class Page(str):
+    """The path of a file of several images (TIFF, GIF), and the number of the one that is meant, from 0."""
+
+    def __new__(cls, path, number=0):
+        page = super().__new__(cls, path)
+        page.number = number
+        return page
+
+    def __eq__(self, other):
+        return str.__eq__(self, other) and self.number == getattr(other, "number", 0)
+
+    def __hash__(self):
+        return hash((str(self), self.number))
+
+
+def pages(path) -> list[str]:
+    """The path of a file or, where it holds several images, a Page for each. A damaged file is left to its reader."""
+    count = 1
+    if os.path.splitext(path)[1].lower() in (".tif", ".tiff", ".gif"):
+        with contextlib.suppress(Exception), open_image(path) as image:
+            count = image.n_frames
+    return [Page(path, number) for number in range(count)] if count > 1 else [path]
+
+
 @lru_cache(maxsize=1)
 def _image_suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN) | {".npy"}
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's suffix is that of an image."""
     return os.path.splitext(name)[1].lower() in _image_suffixes()
 
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
     """All images in a folder and its sub-folders, sorted, as {name: path}.
 
-    The name is the path relative to the folder, without its suffix where it is unique without. Hidden files and the
-    sub-folders named in `skip` are left out, and, with a line in `notes`, files without an image's suffix. `on_error`
-    takes the message of each mistake: no images, a folder that cannot be read, a link that leads out of the folder.
+    The name is the path relative to the folder, without its suffix where it is unique without; #2 is a file's second
+    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, files without an
+    image's suffix. `on_error` takes the message of each mistake: no images, a folder that cannot be read, a link that
+    leads out of the folder.
     """
-    top, images, left_out = os.path.realpath(folder), [], []
+    top, images, left_out, found = os.path.realpath(folder), [], [], {}
 
     def unreadable(error: OSError):
         on_error(f"{printable(error.filename)}: {error.strerror}; put the images there")
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)]
-        links_to_folders = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        inside = "" if place == folder else os.path.relpath(place, folder).replace(os.sep, "/") + "/"
-        for name in (*links_to_folders, *files):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]  # to folders: not followed
+        for name in (*links, *files):
             path = os.path.join(place, name)
-            is_link = os.path.islink(path)
+            inner = os.path.relpath(path, folder).replace(os.sep, "/")
             if name[0] == "." or name in skip:
                 continue
-            if is_link and not os.path.realpath(path).startswith(top + os.sep):
+            if os.path.islink(path) and not os.path.realpath(path).startswith(top + os.sep):
                 on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
-            elif is_image(name) and (not is_link or os.path.isfile(path)):
-                images.append(inside + name)
+            elif is_image(name) and (os.path.isfile(path) or not os.path.islink(path)):
+                images.append(inner)
             elif name not in NOT_WORTH_A_NOTE:
-                left_out.append(inside + name)
+                left_out.append(inner)
     if not images:
         on_error(f"{printable(folder)}: no images in this folder; put them there")
     images, left_out = (sorted(names, key=lambda name: name.split("/")) for names in (images, left_out))
     stems = Counter(os.path.splitext(name)[0] for name in images)
+    twins = [stem for stem in stems if stems[stem] > 1]
     if notes is not None and left_out:
         notes.append(f"{printable(folder)}: {len(left_out)} files without an image's suffix are left out: "
                      f"{first_few(left_out)}")
-    if notes is not None and (twins := [stem for stem in stems if stems[stem] > 1]):
+    if notes is not None and twins:
         notes.append(f"{printable(folder)}: {len(twins)} names stand for two images, as {printable(twins[0])}; if "
                      "those are the same, remove one, or it may be in train and in test")
-    return {stem if stems[stem := os.path.splitext(name)[0]] == 1 else name: os.path.join(folder, name)
-            for name in images}
+    for name in images:
+        stem, paged = os.path.splitext(name)[0], pages(os.path.join(folder, name))
+        stem = stem if stems[stem] == 1 else name
+        found |= {f"{stem}#{i}" if len(paged) > 1 else stem: path for i, path in enumerate(paged, 1)}
+    return found
 
-
-# ---------------------------------------------------------------------------------------------- reading single files
 
 def open_image(path) -> Image.Image:
-    """Open an image's header, or raise InputError."""
+    """Open an image's header, or raise InputError. A .npy holds (H, W) numbers, or (H, W, 3) bytes."""
     if not os.path.isfile(path):  # a pipe or device would block for ever
         what = "a folder; name the images in it" if os.path.isdir(path) else "no such file; check the name"
         raise InputError(f"{printable(path)}: {what}")
     try:
         with warnings.catch_warnings():  # between one and two times its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = read_array(path) if str(path).lower().endswith(".npy") else Image.open(path)
+        if isinstance(path, Page):
+            image.seek(path.number)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{printable(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first"
                          ) from None
@@ -116,16 +139,30 @@ def open_image(path) -> Image.Image:
     return image
 
 
+def read_array(path) -> Image.Image:
+    """The image in a .npy. Whole numbers of any size become int32, others float32."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim > 1 and array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+    if array.dtype != np.uint8:
+        array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
+    return Image.fromarray(array)
+
+
+def orientation(image: Image.Image, path) -> int:
+    """How EXIF says that an image is turned, 1 to 8; 1 is upright. Raises InputError where the EXIF data are damaged.
+    """
+    try:  # asking a PNG for EXIF data that it lacks would decode all of it
+        has_exif = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
+        return image.getexif().get(0x0112, 1) if image.format != "PNG" or has_exif else 1
+    except Exception as error:
+        raise InputError(f"{printable(path)}: damaged EXIF data; save the image again") from error
+
+
 def image_size(path) -> tuple[int, int]:
     """(height, width) of an image when upright, from its header alone. Raises InputError."""
     with open_image(path) as image:
-        width, height = image.size
-        try:  # asking a PNG for EXIF data that it lacks would decode all of it
-            has_exif = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
-            exif = image.getexif() if image.format != "PNG" or has_exif else {}
-            return (width, height) if exif.get(0x0112) in (5, 6, 7, 8) else (height, width)
-        except Exception as error:
-            raise InputError(f"{printable(path)}: damaged EXIF data; save the image again") from error
+        return image.size if orientation(image, path) in (5, 6, 7, 8) else image.size[::-1]
 
 
 def load_image(path) -> Image.Image:
@@ -147,22 +184,42 @@ def convert(image: Image.Image, mode: str, path) -> Image.Image:
                          ) from error
 
 
-def read_image(path) -> Image.Image:
-    """Read any image that Pillow reads, as 8-bit RGB, upright.
+def read_image(path, levels=None) -> Image.Image:
+    """Read any image that Pillow reads, as 8-bit RGB, upright. Transparent pixels turn white.
 
-    Grey of 16 bits or floats is scaled to 8 bits, transparent pixels turn white, and of an animation the first frame is
-    taken. Raises InputError that names a file which is no image, truncated, or larger than Pillow's limit.
+    Grey of more than 8 bits is scaled: the values `levels` (low, high), which a data set has in common, become 0 and
+    255; without it, the range of the file's type does. Raises InputError that names a file which is no image,
+    truncated, or larger than Pillow's limit.
     """
-    image = load_image(path)
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
+    return to_rgb(load_image(path), path, levels)
+
+
+def to_rgb(image: Image.Image, path, levels=None) -> Image.Image:
+    """An image of any mode as 8-bit RGB; see `read_image`."""
     if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-        top = values.max()
-        full = next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
-        full = 65535 if image.mode.startswith("I;16") else full
-        image = Image.fromarray((values.clip(0) * (255 / full) + 0.5).astype(np.uint8))
+        if not levels:
+            top = 65535 if image.mode.startswith("I;16") else values.max()
+            levels = 0, next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
+        values = (values - levels[0]) * (255 / (levels[1] - levels[0]))
+        image = Image.fromarray((values.clip(0, 255) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
         image = convert(image, "RGBA", path)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return convert(image, "RGB", path)
+
+
+def common_levels(paths: list[str]) -> tuple[float, float] | None:
+    """The range of the values of grey images of more than 8 bits, from some 200 of these images; None without one.
+
+    0.1% of the pixels may lie below it, and 0.1% above: a few odd pixels change nothing.
+    """
+    values = [np.zeros(0)]
+    for path in paths[::max(1, len(paths) // 200)]:
+        with contextlib.suppress(InputError), open_image(path) as header:  # reported when the image is decoded
+            if header.mode[0] in "IF":
+                sample = np.asarray(load_image(path), np.float64).ravel()
+                values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
+    values = np.concatenate(values)
+    low, high = np.percentile(values, (0.1, 99.9)).tolist() if values.size else (0, 0)
+    return (low, max(high, low + 1e-9)) if values.size else None

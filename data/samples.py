@@ -1,89 +1,122 @@
-"""A data set before it is cached: a `Source` has splits, whose samples are decoded one at a time.
+"""A data set, and the samples of its splits before they are decoded: `Samples` of files or of one array, or drawn
+`Scenes`. Both have names, files, and decode(i, data set) -> (image, target, facts, counts):
 
-`Samples` come from files or from one array, `Scenes` are drawn. Both have `names`, `files` and `decode(i)`.
+    image     uint8 (3, H, W) at the training size
+    target    a mask, uint8 (H, W) at the training size, a label, or None
+    facts     short texts on the sample's files, to be counted
+    counts    int64 (256,), pixels of each value of the mask at its own size; None without a mask
 """
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from data import InputError, scenes, street
-from data.images import image_size, load_image, printable, read_image
+from data.images import load_image, open_image, orientation, printable, to_rgb
 from data.masks import Classes, as_ids, decode_mask, raw_values
 
-GREY = "greyscale image"  # the fact that colorization is warned of
+NOTED = {  # facts that are worth a note, which says how many images, then this
+    "greyscale": "greyscale images, which teach grey",
+    "turned": "images are turned as their EXIF data say, but not their masks; remove the EXIF data if that is wrong",
+    "see-through": "images with varying transparency are laid on white; leave out a channel that means something else",
+}
 
 
-class Decoded(NamedTuple):
-    """One sample at the training size, and what was seen of it at its own size.
+@dataclass
+class DataSet:
+    """A data set in the one form that everything else works on; see sources.open_data.
 
-    image: uint8 (3, H, W). target: a mask, uint8 (H, W), a label, or None. facts: short texts to be counted over the
-    data set. counts: int64 (256,), pixels of each value of the mask; None without a mask.
+    size: (height, width) for training. classes, colors, ids: of the scored classes, in the order of their indices; ids
+    are what masks' files call them. splits: cache.Split by name; `Samples` or `Scenes` until they are decoded. notes:
+    lines for the user. assignment: {split: names} where the splits were made here. masks: what the values of masks
+    mean; None where they are named by the values that they hold. levels: read_image's.
+    scale: of the size, as shares of the images' own, where that was looked at.
     """
-    image: np.ndarray
-    target: np.ndarray | int | None
-    facts: list[str]
-    counts: np.ndarray | None
+    name: str
+    task: str
+    size: tuple[int, int] | None
+    classes: list[str] = field(default_factory=list)
+    colors: list[tuple[int, int, int]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    splits: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    assignment: dict[str, list[str]] | None = None
+    masks: Classes | None = None
+    levels: tuple[float, float] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    root: str = ""
+    seed: int = 0
+
+    @property
+    def missing(self) -> list[str]:
+        """The splits that are to be held out of train."""
+        return [split for split in ("val", "test") if split not in self.splits and "train" in self.splits]
+
+    def __getitem__(self, job: tuple) -> tuple:
+        """A loader's job (split, i, method) -> (split, i, what that method gives for sample i, or an InputError)."""
+        split, i, method = job
+        try:
+            return split, i, getattr(self.splits[split], method)(i, self)
+        except InputError as error:
+            return split, i, error
 
 
 @dataclass
 class Samples:
-    """The samples of one split, as paths of images or as one array (N, H, W, 3), with their targets.
-
-    targets: paths of masks, labels, or None. size: (height, width) for training. classes: of the masks; while they are
-    None, masks are decoded to raw ids. Both are set when the whole data set is found.
-    """
+    """The samples of one split, as paths of images or as one array (N, H, W, 3), with their targets: paths of masks,
+    labels, or None."""
     names: list[str]
     images: list[str] | np.ndarray
     targets: list[str] | list[int] | None = None
-    size: tuple[int, int] | None = None
-    classes: Classes | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def masked(self) -> bool:
-        """Whether the targets are masks."""
-        return bool(self.targets) and isinstance(self.targets[0], str)
-
-    @property
     def files(self) -> list[str]:
         """All the files that the samples are read from."""
-        return (self.images if isinstance(self.images, list) else []) + (self.targets if self.masked else [])
+        return [path for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
 
-    def decode(self, i: int) -> Decoded:
+    def decode(self, i: int, data: DataSet) -> tuple:
         """Read sample i and resize it. Raises InputError where a file cannot be used."""
-        image, shape = self.images[i], self.size[::-1]
-        image = read_image(image) if isinstance(image, str) else Image.fromarray(image)
-        facts, target, counts = [f"image of {image.height}x{image.width}"], self.targets and self.targets[i], None
-        if self.masked:
-            mask, mode = self.read_mask(i, (image.height, image.width))
-            facts.append(f"mask of mode {mode}")
+        path, target, shape, facts, counts = self.images[i], self.targets and self.targets[i], data.size[::-1], [], None
+        image = load_image(path) if isinstance(path, str) else Image.fromarray(path)
+        if image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
+            facts.append("see-through")
+        image = to_rgb(image, path, data.levels)
+        facts.append(f"image of {image.height}x{image.width}")
+        if isinstance(target, str):
+            mask, mode, turned = self.read_mask(i, data.masks)
+            facts += [f"mask of mode {mode}", *["turned"] * turned]
             counts = np.bincount(mask.ravel(), minlength=256)
             target = np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.NEAREST))
         image = np.asarray(image if image.size == shape else image.resize(shape, Image.Resampling.BILINEAR))
         if self.targets is None and np.ptp(image, axis=2).max() <= 2:
-            facts.append(GREY)
-        return Decoded(image.transpose(2, 0, 1), target, facts, counts)
+            facts.append("greyscale")
+        return image.transpose(2, 0, 1), target, facts, counts
 
-    def mask(self, i: int) -> np.ndarray:
-        """Mask i at its own size, uint8 (H, W): class indices, or raw ids while no classes are known.
+    def read_mask(self, i: int, classes: Classes | None) -> tuple[np.ndarray, str, bool]:
+        """(mask i at its own size, uint8 (H, W): class indices, or raw ids without classes; the mode of its file;
+        whether EXIF turns its image and not the mask, or the other way).
 
         Raises InputError where its size is not its image's, or where it holds what it must not.
         """
-        return self.read_mask(i, image_size(self.images[i]))[0]
-
-    def read_mask(self, i: int, size: tuple[int, int]) -> tuple[np.ndarray, str]:
-        """Mask i of an image of this (height, width), and the Pillow mode of its file; see `mask`."""
-        path = self.targets[i]
+        path, turns, sizes = self.targets[i], [], []
+        for file in (path, self.images[i]):
+            with open_image(file) as header:
+                turns.append(orientation(header, file))
+                sizes.append(header.size if turns[-1] in (5, 6, 7, 8) else header.size[::-1])
+        turned = turns[0] != turns[1]
+        if sizes[0] != sizes[1]:
+            raise InputError(f"{printable(path)}: height and width are {sizes[0]}, but {sizes[1]} for its image "
+                             f"{printable(self.images[i])}{', which EXIF data turn' * turned}; make them equal")
         image = load_image(path)
-        if (image.height, image.width) != size:
-            raise InputError(f"{printable(path)}: height and width are {(image.height, image.width)}, but {size} for "
-                             f"its image {printable(self.images[i])}; make them equal")
-        raw = raw_values(image, self.classes and self.classes.colors, path)
-        return decode_mask(raw, self.classes, path) if self.classes else as_ids(raw, path), image.mode
+        raw = raw_values(image, classes and classes.colors, path)
+        return decode_mask(raw, classes, path) if classes else as_ids(raw, path), image.mode, turned
+
+    def mask_values(self, i: int, data: DataSet) -> np.ndarray:
+        """bool (256,): which values mask i holds; see `read_mask`."""
+        return np.bincount(self.read_mask(i, data.masks)[0].ravel(), minlength=256) > 0
 
     def take(self, indices: list[int]) -> "Samples":
         """These samples alone."""
@@ -93,37 +126,16 @@ class Samples:
 
 class Scenes:
     """The street scenes of one split, drawn at the training size."""
-    images = targets = None
-    masked, files = False, [scenes.__file__, street.__file__]  # what the drawings depend on
+    images, targets, files = (), None, [scenes.__file__, street.__file__]  # what the drawings depend on
 
-    def __init__(self, task: str, split: str, size: tuple[int, int], seed: int):
-        self.task, self.split, self.size, self.seed = task, split, size, seed
-        self.names = [f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])]
+    def __init__(self, split: str):
+        self.split, self.names = split, [f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])]
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def decode(self, i: int) -> Decoded:
+    def decode(self, i: int, data: DataSet) -> tuple:
         """Draw scene i."""
-        image, mask, kind = scenes.draw_scene(self.seed, self.split, i, self.size)
-        target = {"segmentation": mask, "classification": kind}.get(self.task)
-        counts = np.bincount(mask.ravel(), minlength=256) if self.task == "segmentation" else None
-        return Decoded(image.transpose(2, 0, 1), target, [], counts)
-
-
-@dataclass
-class Source:
-    """A data set that was found and is not yet decoded.
-
-    size: (height, width) for training. classes: labels' names, or masks' classes, or None while only the masks can
-    tell. notes: lines for the user. assignment: {split: names} where the splits were made here. scale: of the size,
-    as shares of the images' own, where that was looked at.
-    """
-    name: str
-    root: str
-    size: tuple[int, int] | None
-    splits: dict[str, Samples | Scenes] = field(default_factory=dict)
-    classes: Classes | list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-    assignment: dict[str, list[str]] | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
+        image, mask, kind = scenes.draw_scene(data.seed, self.split, i, data.size)
+        counts = np.bincount(mask.ravel(), minlength=256) if data.task == "segmentation" else None
+        return image.transpose(2, 0, 1), {"segmentation": mask, "classification": kind}.get(data.task), [], counts

@@ -5,15 +5,11 @@ are drawn at SUPER times the final size: the image is then averaged, the mask ta
 
 What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
 lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
-
-    python -m data.scenes OUT.png      a contact sheet: a column a type, images above their masks
 """
 
 import math
-import sys
 
 import numpy as np
-from PIL import Image
 
 from data.street import (
     ASPECT,
@@ -274,9 +270,3 @@ def draw_scene(seed, split, index, size=SIZE):
     image = photograph(s, mask)
     step = -1 if s.mirrored else 1
     return np.ascontiguousarray(image[:, ::step]), np.ascontiguousarray(mask[:, ::step]), kind
-
-
-if __name__ == "__main__":
-    palette = np.array(COLORS + ((0, 0, 0),) * 245, np.uint8)
-    pairs = [np.vstack((image, palette[mask])) for image, mask, _ in (draw_scene(0, "train", i) for i in range(48))]
-    Image.fromarray(np.vstack([np.hstack(pairs[i:i + 6]) for i in range(0, 48, 6)])).save(sys.argv[1])

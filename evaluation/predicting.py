@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import InputError
-from data.images import image_size, is_image, list_images, read_image
+from data.images import image_size, is_image, list_images, pages, read_image
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
 from evaluation.segmentation import predict_segmentation, with_palette
@@ -55,7 +55,7 @@ def predict(args):
 
 def labels(rows, images):
     """The rows of labels.csv, as grading reads it: an image is class/file where two folders hold a file of its name."""
-    times = Counter(os.path.basename(path) for path in images)
+    times = Counter(os.path.basename(path) for path in {path[:] for path in images})  # without pages
     paths = [Path(row["image"]) for row in rows]
     return [{"name": f"{path.parent.name}/{path.name}" if times[path.name] > 1 else path.name,
              "label": row["label"], "probability": row["probability"]} for path, row in zip(paths, rows)]
@@ -80,7 +80,7 @@ def find_inputs(words, out, on_error):
             if out == (Path(match).resolve() if is_folder else Path(match).resolve().parent):
                 raise InputError(f"--out {out}: the images' own folder, where they might be overwritten; give another")
             base = top or (match if is_folder else os.path.dirname(match) or ".")
-            for path in list_images(match, on_error).values() if is_folder else [match]:
+            for path in list_images(match, on_error).values() if is_folder else pages(match):
                 if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
                     found[path] = unused(os.path.splitext(os.path.relpath(path, base))[0], used)
     return found
@@ -103,7 +103,9 @@ def predict_each(predictor, images, out, args):
     def predict_one(path, name):
         try:
             with one_at_a_time if math.prod(image_size(path)) > LARGE else contextlib.nullcontext():
-                return {"image": path} | predict_image(predictor, read_image(path), out, name, args.probabilities), None
+                image = read_image(path, predictor.metadata.get("levels"))
+                shown = f"{path}#{path.number + 1}" if getattr(path, "number", 0) else path
+                return {"image": shown} | predict_image(predictor, image, out, name, args.probabilities), None
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error, args)
             if advice is None:

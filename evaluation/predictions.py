@@ -315,5 +315,5 @@ def predict_all(truth, start, predictor):
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
     for path in truth.images[start:]:
-        prediction = predict(predictor, read_image(path))
+        prediction = predict(predictor, read_image(path, predictor.metadata.get("levels")))
         yield truth.classes.index(prediction[0]) if truth.task == "classification" else np.array(prediction)

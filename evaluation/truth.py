@@ -89,19 +89,18 @@ def read_truth(folder, task):
     root, raw, colors = os.path.abspath(folder), None, []
     if not os.path.isdir(root):
         raise InputError(f"--truth {printable(folder)}: no such folder")
-    if inner := [split for split in folders.SPLITS if os.path.isdir(os.path.join(root, split))]:
-        raise InputError(f"--truth {printable(folder)}: it holds splits; give one: "
-                         f"{printable(os.path.join(folder, inner[-1]))}")
     if task == "classification":
         splits, classes = folders.find_classification(root, [])
     else:
         find = folders.find_segmentation if task == "segmentation" else folders.find_images
         splits, classes = find(root, []), []
+    if "train" not in splits or len(splits) > 1:
+        raise InputError(f"--truth {printable(folder)}: it holds splits; give the folder of one: {', '.join(splits)}")
     split, = splits.values()
     targets = split.targets
     if task == "segmentation":
-        split.classes = raw = read_classes(root)
-        targets = [split.mask(i) for i in range(len(split))]
+        raw = read_classes(root)
+        targets = [split.read_mask(i, raw)[0] for i in range(len(split))]
         if raw is None:
             raw, note = infer_classes(np.stack([np.bincount(mask.ravel(), minlength=256) > 0 for mask in targets]),
                                       split.targets)

@@ -17,7 +17,8 @@ from utils import log, write_atomically
 # What a checkpoint says of itself, beside its weights; those of a task add to it.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict}
-OPTIONAL = {"tile": list, "scale": list}  # (height, width) and shares, of a run that was trained on tiles
+# Of a run that was trained on tiles, (height, width) and shares; of one on deep images, the values that are 0 and 255.
+OPTIONAL = {"tile": list, "scale": list, "levels": list}
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"), "colorization": ("unet",)}
 
 

@@ -347,7 +347,8 @@ def describe_run(args, network, data):
     """What a checkpoint says of itself: enough to score and predict without anything else."""
     return {"task": data.task, "network": network, "data": args.data, "size": list(data.size), "seed": args.seed,
             "classes": data.classes, "colors": [list(color) for color in data.colors], "ids": data.ids,
-            "pictures": {name: split.digest for name, split in data.splits.items()}}
+            "pictures": {name: split.digest for name, split in data.splits.items()}} | (
+        {"levels": list(data.levels)} if data.levels else {})
 
 
 def end_dry_run(run):

@@ -100,7 +100,7 @@ def find_files(options, split):
     """The (picture, mask) files of a split and the table (256,) from a mask's ids to classes."""
     source = find_source(options.data, "segmentation", options.size, options.data_dir, 0)
     samples, table = source.splits[split], np.full(256, VOID, np.uint8)
-    ids = list(source.classes.names) if source.classes else range(VOID)
+    ids = list(source.masks.names) if source.masks else range(VOID)
     table[ids] = range(len(ids))
     return list(zip(samples.images, samples.targets))[:options.images], table
 
