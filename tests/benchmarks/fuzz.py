@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import struct
 import sys
 import tempfile
@@ -36,8 +37,10 @@ import evaluate  # noqa: E402
 import train_segmentation  # noqa: E402
 from data import InputError  # noqa: E402
 from data.cache import Split  # noqa: E402
+from data.folders import SPLITS, WORDS  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.masks import decode_mask, read_classes, read_mask  # noqa: E402
+from data.sources import open_data  # noqa: E402
 from evaluation import grading  # noqa: E402
 from evaluation.classification import predict_classification  # noqa: E402
 from evaluation.colorization import predict_colorization, run_without_skips  # noqa: E402
@@ -49,6 +52,7 @@ from training.run import Run  # noqa: E402
 SECONDS, MEMORY = 5, 1 << 30
 SIZE = (16, 24)
 CLASSES = b"id,name,r,g,b\n0,sky,10,20,30\n1,road,128,64,128\n2,void,0,0,0\n"
+LABELS = b"# label:color_rgb:parts:actions\nsky:10,20,30::\nroad:128,64,128::\n"
 FORMATS = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM"}
 NAMES = ("a", "two words", "línea\nlínea", "-rf", "深度", "\udcff", "x" * 230, "\x1b[31m")
 TOKENS = (b",", b"\n", b'"', b"\0", b"\xff", b"nan", b"-1", b"1e999", b"9" * 5000, b"[", b"{}", b"null", "é".encode())
@@ -169,7 +173,13 @@ def pictures():
         buffer = io.BytesIO()
         image.save(buffer, FORMATS[suffix], **options)
         found.append((buffer.getvalue(), suffix))
-    return found
+    return found + [(array_file(np.asarray(image)), "npy") for image in (rgb, wide, rgb.convert("F"))]
+
+
+def array_file(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def masks():
@@ -212,8 +222,7 @@ class TinyRun:
         images, ids = rng.integers(0, 256, (4, 3, *SIZE), np.uint8), rng.integers(0, 2, (4, *SIZE), np.uint8)
         split = Split(images, ids, [*"abcd"])
         self.data = SimpleNamespace(task="segmentation", classes=["sky", "road"], colors=[(10, 20, 30), (128, 64, 128)],
-                                    ids=[0, 1],
-                                    size=SIZE, splits={"train": split}, assignment=None)
+                                    ids=[0, 1], size=SIZE, splits={"train": split}, assignment=None, levels=None)
         self.words = ["--batch-size", "2", "--lr", "0.001", "--optimizer", "adamw", "--schedule", "onecycle", "--width",
                       "1", "--weight-decay", "0.1", "--workers", "0", "--device", "cpu", "--out", str(folder)]
 
@@ -262,7 +271,7 @@ def limit_memory():
 
 class Reader:
     """The functions that the commands call, a method a kind of file; `make(kind)` lists the sound files to mutate."""
-    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "other run", "submission")
+    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "layout", "other run", "submission")
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -354,8 +363,38 @@ class Reader:
             raise InputError("said by predict itself")
 
     def read_classes(self, choice, edits, how):
-        (self.out / "classes.csv").write_bytes(mutate(CLASSES, edits))
-        read_classes(self.out)
+        (self.out / "labels").mkdir(exist_ok=True)
+        for name, sound in (("classes.csv", CLASSES), ("labelmap.txt", LABELS))[:: 1 if how % 2 else -1]:
+            (self.out / "labels" / name).write_bytes(mutate(sound, edits))
+            read_classes(self.out / "labels")
+            (self.out / "labels" / name).unlink()
+
+    def read_layout(self, choice, edits, how):
+        """A folder whose files' names are mutated, with all the words for splits, images and masks, or a CSV of pairs.
+        """
+        self.watch.armed = False
+        root, words, names = self.out / "layout/mine", {}, []
+        shutil.rmtree(root, ignore_errors=True)
+        for word, meaning in WORDS.items():
+            words.setdefault(meaning, []).append(word)
+        for split in SPLITS:
+            for kind in ("image", "mask"):
+                folders = [words[meaning][how % len(words[meaning])] for meaning in (split, kind)][:: 1 - how % 2 * 2]
+                names += ["/".join([*folders, f"{i}.png"]) for i in (1, 2)]
+        listed = "".join(f"{names[i]},{names[i + 2]},{SPLITS[i // 4]}\n" for i in (0, 1, 4, 5, 8, 9)).encode()
+        if choice % 3:
+            names = mutate("\n".join(names).encode(), edits).decode(errors="surrogateescape").split("\n")
+        for name in names:
+            parts = [part[:50] for part in name.replace("\0", "").split("/") if part.strip(".")]
+            path = root.joinpath(*parts)
+            data = (self.masks if any(WORDS.get(part.lower()) == "mask" for part in parts) else self.pictures)[0][0]
+            with contextlib.suppress(OSError):  # a file where a folder should be
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        (root / "pairs.csv").write_bytes(mutate(listed, edits))
+        # Not watched: a temporary folder is removed by names relative to it, which the watch would take for escapes.
+        open_data(str(root if choice % 3 else root / "pairs.csv"), ("segmentation", "colorization")[choice % 2], SIZE,
+                  str(self.out / "caches"))
 
     def read_other_run(self, choice, edits, how):
         for run in ("unet", "unet-noskips"):
