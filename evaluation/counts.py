@@ -40,21 +40,22 @@ def classification_row(truth, prediction, classes, known=None):
 
 
 def classification_metrics(rows):
+    """(..., 2, K) -> accuracy (...) and, as "by class", (..., K)."""
     right, true = np.moveaxis(rows, -2, 0)
     return {"accuracy": right.sum(-1) / true.sum(-1).clip(1),
             "by class": np.where(true > 0, right / true.clip(1), np.nan)}
 
 
 def colorization_known(truth):
-    """RGB (H, W, 3) uint8 -> (3,): its colourfulness and sharpness, and the colour difference of its grey version."""
+    """RGB (H, W, 3) uint8 -> its colourfulness and sharpness, and the colour difference of its grey version."""
     true = as_batch(Image.fromarray(truth), truth.shape[:2], "cpu")
     lab = color.rgb_to_lab(true)
     difference = color.ciede2000(torch.cat([lab[:, :1], torch.zeros_like(lab[:, 1:])], 1), lab).mean()
-    return np.array([float(color.colorfulness(true)), float(color.gradient_energy(true)), float(difference)])
+    return [float(color.colorfulness(true)), float(color.gradient_energy(true)), float(difference)]
 
 
 def colorization_row(truth, prediction, classes, known):
-    """RGB (H, W, 3) uint8 -> (9,): the image's metrics, colourfulness and sharpness of the truth, 1, and the credit for
+    """RGB (H, W, 3) uint8 -> (9,): the image's metrics, the truth's colourfulness and sharpness, 1, and the credit for
     its colourfulness. known: colorization_known of the truth."""
     own = [0, 0, 100, 0, 0]  # a missing image: the delta_e of black and white
     if prediction is not None:
@@ -68,6 +69,7 @@ def colorization_row(truth, prediction, classes, known):
 
 
 def colorization_metrics(rows):
+    """(..., 9) -> the means over the images, (...) each."""
     psnr, ssim, delta_e, colorful, sharp, true_colorful, true_sharp, number, credit = np.moveaxis(rows, -1, 0)
     return {"psnr": psnr / number, "ssim": ssim / number, "delta_e": delta_e / number,
             "colorfulness_ratio": colorful / true_colorful.clip(1e-9), "sharpness_ratio": sharp / true_sharp.clip(1e-9),

@@ -36,19 +36,19 @@ def feedback_page(truth, name, grade):
 
 def grades_page(truth, rows, grades, baselines):
     """The table of all submissions and their classes. Images are on the students' own pages."""
-    main = truth.metrics[0]
-    link = lambda row: (row["submission"] if row["status"] == "not handed in" else  # noqa: E731
-                        (row["submission"], f"feedback/{row['feedback']}"))
-    ranked = [{"rank": row["rank"], "submission": link(row), "status": row["status"], "points": row["points"],
-               **grades[row["submission"]]["metrics"],
-               f"95% of {main}": format_interval(*grades[row["submission"]]["intervals"][main]),
-               "what is wrong": count_troubles(row), "identical to": row["identical to"]} for row in rows]
+    main, ranked, classes = truth.metrics[0], [], []
+    for row in rows:
+        name, each = row["submission"], grades[row["submission"]]
+        link = name if row["status"] == "not handed in" else (name, f"feedback/{row['feedback']}")
+        ranked.append({"rank": row["rank"], "submission": link, "status": row["status"], "points": row["points"],
+                       **each["metrics"], f"95% of {main}": format_interval(*each["intervals"][main]),
+                       "what is wrong": count_troubles(row), "identical to": row["identical to"]})
+        classes.append({"": link} | dict(zip(truth.classes, each["by class"])))
     trivial = [{"baseline": name, "points": grade["points"], **grade["metrics"]} for name, grade in baselines.items()]
-    classes = [{"": link(row)} | dict(zip(truth.classes, grades[row["submission"]]["by class"])) for row in rows]
+    by_class = (f"<h2>{BY_CLASS[truth.task]} by class</h2>", table(classes, "sortable", shaded=True))
     return page(f"Grades: {truth.task}",
                 f"<p>{len(rows)} submissions, {len(truth.names)} images, {full_points(truth.rubric):g} points at most. "
                 "Intervals hold 95% of 1000 bootstrap samples of the images. Click a header to sort. "
                 f"Rubric: <code>{html.escape(json.dumps(truth.rubric))}</code></p>",
                 table(ranked, "sortable"), "<h2>What needs no network would score</h2>", table(trivial),
-                f"<h2>{BY_CLASS[truth.task]} by class</h2>" if truth.classes else "",
-                table(classes, "sortable", shaded=True) if truth.classes else "", f"<script>{SORT}</script>")
+                *(by_class if truth.classes else ()), f"<script>{SORT}</script>")

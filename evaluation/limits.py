@@ -1,8 +1,6 @@
-"""The one wall around files from strangers: each submission is opened in a process of its own, which may take only so
-much time and memory.
+"""The one wall around files from strangers: a process for each submission, which may take only so much time and memory.
 
-What exceeds a limit is refused, with the limit's name in the table below as the reason. What kills its process costs
-only its own submission.
+What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission.
 """
 import json
 import os
@@ -48,22 +46,11 @@ class Exceeded(InputError):
 
 
 def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
-    """Call function(job) for each job in a process of its own, so many `processes` at a time.
+    """Yield (job, function(job)) as they end: each in a process of its own, so many `processes` at a time.
 
-    function returns what JSON can hold. Yields pairs (job, result) in the order in which they end; instead of a result
-    comes an Exceeded, or None where the system killed the process twice, the second time while no other ran: that is
-    likely the fault of this machine and not of the job. seconds and memory (bytes) are the limits of one job.
+    function returns what JSON can hold. A job that takes more than its seconds or memory (bytes) has an Exceeded as its
+    result. One that the system kills, likely for want of memory on this machine, has None.
     """
-    killed = []
-    for job, result in _run_side_by_side(function, jobs, seconds, memory, processes, method):
-        if result is None:
-            killed.append(job)
-        else:
-            yield job, result
-    yield from _run_side_by_side(function, killed, seconds, memory, 1, method)
-
-
-def _run_side_by_side(function, jobs, seconds, memory, processes, method):
     context, waiting, running = get_context(method), deque(jobs), {}
     try:
         while waiting or running:
@@ -73,24 +60,24 @@ def _run_side_by_side(function, jobs, seconds, memory, processes, method):
                 process.start()
                 writer.close()  # else the end of the process would not end the pipe
                 running[reader] = process, waiting.popleft(), time.monotonic() + seconds
-            first = min(deadline for _, _, deadline in running.values())
+            first = min(deadline for *_, deadline in running.values())
             ended = connection.wait(running, max(first - time.monotonic(), 0))
-            late = [reader for reader, (_, _, deadline) in running.items() if deadline <= time.monotonic()]
+            late = [reader for reader, (*_, deadline) in running.items() if deadline <= time.monotonic()]
             for reader in ended or late:
                 process, job, _ = running.pop(reader)
-                late = Exceeded("time", f"it took more than {seconds:.0f} seconds")
-                result = _receive(reader, process, memory) if ended else late
+                result = (_receive(reader, process, memory) if ended else
+                          Exceeded("time", f"it took more than {seconds:.0f} seconds"))
                 _end(process)
                 yield job, result
     finally:
-        for process, _, _ in running.values():
+        for process, *_ in running.values():
             _end(process)
 
 
 def _work(writer, function, job, memory):
     """What a submission's process does."""
     follow_parent()
-    limit_memory(memory)
+    _limit_memory(memory)
     warnings.simplefilter("ignore")  # what libraries think of a stranger's file is no news for a terminal
     try:
         answer = {"result": function(job)}
@@ -107,9 +94,8 @@ def _receive(reader, process, memory):
         answer = json.loads(reader.recv_bytes(LIMITS["result"]))
     except EOFError:
         process.join()
-        if process.exitcode == -getattr(signal, "SIGKILL", 9):
-            return None
-        return Exceeded("died", "the process that read it died: something in it is damaged, or made to do harm")
+        died = Exceeded("died", "the process that read it died: something in it is damaged, or made to do harm")
+        return None if process.exitcode == -getattr(signal, "SIGKILL", 9) else died
     except OSError:
         return Exceeded("result", "there is more to say of it than fits in a result")
     if "limit" in answer:
@@ -123,16 +109,13 @@ def _end(process):
     process.close()
 
 
-def limit_memory(allowance):
+def _limit_memory(allowance):
     """Let this process take `allowance` bytes more than it has now. Only Linux can."""
-    if resource is None:
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if os.path.exists("/proc/self/statm"):
+    if resource and os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count what is only reserved
-        limit = pages * resource.getpagesize() + allowance
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory is short all the same, the system ends this process first
 

@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import re
-import warnings
 from collections import defaultdict
 
 import numpy as np
@@ -18,14 +17,14 @@ from data.images import nfc, printable, read_image, stop
 from data.masks import NO_CLASS, by_palette, look_up
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
-from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
+from evaluation.limits import LIMITS, Exceeded
 from evaluation.segmentation import predict_segmentation
 from evaluation.submissions import say_why, why_not_plain
 from models import count_gflops
-from training.checkpoint import Predictor, for_inference, load_run
+from training.checkpoint import load_predictor
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF",
-           ".tiff": "TIFF", ".webp": "WEBP"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin")
 NO_NETWORK = "your own network's file cannot be run, only its predictions are graded"
 TABLES = (".csv", ".tsv", ".txt")
@@ -36,8 +35,8 @@ PREDICTED = re.compile(r"(^|[_-])(pred|prediction|mask)([_-]|$)", re.I)
 INPUTS = {"image", "images", "img", "imgs", "input", "inputs"}
 MOST_CANDIDATES = 10  # files that are looked into for one image
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Names
+
+# ---------------------------------------------------------------------------------------------------------------- names
 
 
 def find_image(truth, name):
@@ -49,12 +48,9 @@ def find_image(truth, name):
     forms = [form, os.path.splitext(form)[0]]
     while (form := ADDED.sub("", forms[-1], 1)) not in ("", forms[-1]) and len(forms) < 8:
         forms.append(form)
-    for index, fold in ((truth.index, str), (truth.folded, str.casefold)):
-        for form in forms:
-            for start in range(len(folders) + 1):
-                if (found := index.get(fold("/".join([*folders[start:], form])))) is not None:
-                    return found
-    return None
+    names = ["/".join([*folders[start:], form]) for form in forms for start in range(len(folders) + 1)]
+    names += [name.casefold() for name in names]
+    return next((truth.index[name] for name in names if name in truth.index), None)
 
 
 def match_files(truth, files, troubles):
@@ -62,7 +58,7 @@ def match_files(truth, files, troubles):
     candidates, extra = defaultdict(list), []
     for name in sorted(files):
         stem, suffix = os.path.splitext(name)
-        index = find_image(truth, name) if suffix.lower() in FORMATS else None
+        index = find_image(truth, name) if suffix.lower() in SUFFIXES else None
         if suffix.lower() in WEIGHTS:
             troubles["extra"].append(f"{printable(name)}: {NO_NETWORK}")
         elif index is not None:
@@ -85,8 +81,7 @@ def rank_file(name):
     return not INPUTS.isdisjoint(folders), kind in (".jpg", ".jpeg"), not PREDICTED.search(stem)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Masks and colours
+# ---------------------------------------------------------------------------------------------------- masks and colours
 
 
 def read_images(truth, files, troubles):
@@ -96,57 +91,45 @@ def read_images(truth, files, troubles):
     """
     for index, names in sorted(match_files(truth, files, troubles).items()):
         chosen = choose(truth, index, names, files, troubles)
-        for prediction, complaint in chosen.values():
-            yield index, prediction
-        if not chosen:
-            yield index, None
-        troubles["out of range"] += [f"{printable(name)}: {complaint}" for name, (_, complaint) in chosen.items()
-                                     if complaint]
+        yield from ((index, prediction) for prediction, _ in chosen.values() or [(None, None)])
+        troubles["out of range"] += [f"{printable(name)}: {wrong}" for name, (_, wrong) in chosen.items() if wrong]
         if len(chosen) > 1:
-            listed = " and ".join(map(printable, chosen))
-            text = f"{listed} differ, and each may be for {printable(truth.names[index])}; the worst counts"
-            troubles["ambiguous"].append(text)
+            troubles["ambiguous"].append(f"{' and '.join(map(printable, chosen))} differ, and each may be for "
+                                         f"{printable(truth.names[index])}; the worst counts")
 
 
 def choose(truth, index, names, files, troubles):
-    """Name -> (prediction, complaint) of the likeliest of an image's files: those that hold only known classes, of the
-    best rank, and that differ."""
-    names, found, failed = sorted(names, key=lambda name: (rank_file(name), name)), {}, set()
-    for _, group in itertools.groupby(names, rank_file):
-        read = {}
-        for name in itertools.islice(group, MOST_CANDIDATES):
-            read[name] = read_one(truth, index, name, files[name], troubles)
-        failed |= {name for name, one in read.items() if one is None}
-        read = {name: one for name, one in read.items() if one is not None}
-        sound = {name: one for name, one in read.items() if not one[1]}
-        found = sound or found or read
-        if sound:
+    """Name -> (prediction, what is wrong with it or None) of the likeliest of an image's files: those that hold only
+    known classes, of the best rank, and that differ."""
+    names = sorted(names, key=lambda name: (rank_file(name), name))
+    read, best = {}, []
+    for name in names[:MOST_CANDIDATES]:
+        if best and rank_file(name) > rank_file(best[0]):
             break
-    left = [name for name in names if found and name not in found and name not in failed]
-    taken = printable(next(iter(found), ""))
-    troubles["extra"] += [f"{printable(name)}: {taken} was taken for that image" for name in left]
-    different = {one[0].tobytes(): (name, one) for name, one in reversed(found.items())}  # the first of equal ones
-    return dict(reversed(different.values()))
+        read[name] = read_one(truth, index, name, files[name], troubles)
+        if read[name] and not read[name][1]:
+            best.append(name)
+    usable = [name for name in read if read[name]]
+    best = best or [name for name in usable if rank_file(name) == rank_file(usable[0])]
+    troubles["extra"] += [f"{printable(name)}: {printable(best[0])} was taken for that image" for name in names
+                          if best and name not in best and read.get(name, True)]
+    different = {read[name][0].tobytes(): name for name in reversed(best)}  # of equal ones the first
+    return {name: read[name] for name in best if name in different.values()}
 
 
 def read_one(truth, index, name, read, troubles):
     """(mask or colour image, what is wrong with its values or None) of a file, or None and a line in `troubles`."""
     height, width = truth.targets[index].shape[:2]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(read()), formats=list(set(FORMATS.values())))
-            kind = image.format
-            if sorted(image.size) == [min(height, width), max(height, width)]:  # else nothing of it is decoded
-                image = ImageOps.exif_transpose(image)
-            if image.size == (width, height):
-                if truth.task == "segmentation":
-                    return as_mask(image, truth, kind)
-                return np.array(image.convert("RGB")), None
+        image = Image.open(io.BytesIO(read()), formats=FORMATS)
+        kind = image.format
+        if sorted(image.size) == sorted((height, width)):  # else nothing of it is decoded
+            image = ImageOps.exif_transpose(image)
+        if image.size == (width, height):
+            return as_mask(image, truth, kind) if truth.task == "segmentation" else (
+                np.array(image.convert("RGB")), None)
         troubles["wrong size"].append(f"{printable(name)}: {image.height}x{image.width} in place of {height}x{width}")
     except Exception as error:  # on malformed files zipfile and Pillow's decoders raise nearly anything
-        if is_out_of_memory(error):
-            raise
         troubles["unreadable"].append(f"{printable(name)}: {say_why(error)}")
     return None
 
@@ -154,33 +137,27 @@ def read_one(truth, index, name, read, troubles):
 def as_mask(image, truth, kind):
     """An image of ids or of the classes' colours -> class ids (H, W) uint8, NO_CLASS for all other values, and what is
     wrong with it or None."""
-    best = None
-    for values in possible_values(image, truth):
-        mask, values = look_up_all(values, truth)
-        wrong = mask == NO_CLASS
-        count = np.count_nonzero(wrong)
-        if not count:
-            return mask, None
-        if best is None or count < best[0]:
-            best = count, mask, values[wrong]
+    looked_up = [look_up_all(values, truth) for values in possible_values(image, truth)]
+    mask, values = min(looked_up, key=lambda pair: np.count_nonzero(pair[0] == NO_CLASS), default=(None, None))
     kept = "JPEG changes values; " if kind == "JPEG" else ""
     advice = f"{kept}save the classes' ids ({', '.join(map(str, list(truth.raw.names)[:12]))}) as an 8-bit PNG"
-    if best is None:
+    if mask is None:
         return np.full(image.size[::-1], NO_CLASS, np.uint8), f"the classes have no colours; {advice}"
-    count, mask, values = best
+    wrong = values[mask == NO_CLASS]
+    if not len(wrong):
+        return mask, None
     listed = ", ".join(str((value >> 16, value >> 8 & 255, value & 255)) if values.dtype == np.uint32 else f"{value:g}"
-                       for value in np.unique(values)[:5].tolist())
-    return mask, f"{count} pixels are of no class (values {listed}); {advice}"
+                       for value in np.unique(wrong)[:5].tolist())
+    return mask, f"{len(wrong)} pixels are of no class (values {listed}); {advice}"
 
 
 def look_up_all(values, truth):
-    """data.images.look_up also for ids of other types, and for 0 and 255 where there are two classes."""
+    """data.masks.look_up also for ids of other types, and for 0 and 255 where there are two classes."""
     if values.ndim == 3:
         return look_up(values, truth.raw)
-    ids = values if values.dtype == np.uint8 else np.nan_to_num(values).clip(0, 255).astype(np.uint8)
+    ids = np.nan_to_num(values).clip(0, 255).astype(np.uint8)
     mask, _ = look_up(ids, truth.raw)
-    if ids is not values:
-        mask = np.where(ids == values, mask, NO_CLASS)
+    mask = np.where(ids == values, mask, NO_CLASS)
     if len(truth.classes) == 2 and 0 in truth.raw.names:
         others = np.unique(values[values != 0])
         if others.tolist() in ([1], [255]):  # background and foreground, which many write as 0 and 255
@@ -192,9 +169,8 @@ def possible_values(image, truth):
     """Yield what the values of an image may be: (H, W) ids or uint8 (H, W, 3) colours, the likelier first."""
     image = by_palette(image, truth.raw.colors or (None if len(truth.classes) == 2 else {}))
     if image.mode == "P":
-        table = np.zeros((256, 3), np.uint8)
         colors = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
-        table[: len(colors)] = colors
+        table = np.concatenate([colors, np.zeros((256 - len(colors), 3), np.uint8)])
         shades = table[[index for _, index in image.getcolors(256)]]
         if (shades == shades[:, :1]).all() and len(np.unique(shades[:, 0])) == len(shades) > 1:
             yield table[:, 0][np.asarray(image)]  # greys that are ids: a program may number colours as it likes
@@ -203,17 +179,13 @@ def possible_values(image, truth):
     elif image.mode not in ("1", "L", "I", "F", "RGB") and image.mode[:2] != "I;":
         image = image.convert("RGB")
     values = np.asarray(image)
-    if values.ndim == 2:
+    if values.ndim == 2 or truth.raw.colors:
         yield values
-        return
-    if truth.raw.colors:
-        yield values
-    if (values[..., :1] == values[..., 1:]).all():
+    if values.ndim == 3 and (values[..., :1] == values[..., 1:]).all():
         yield values[..., 0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Labels
+# --------------------------------------------------------------------------------------------------------------- labels
 
 
 def read_labels(truth, files, troubles):
@@ -234,8 +206,6 @@ def read_labels(truth, files, troubles):
         try:
             rows = list(itertools.islice(read_table(files[file]()), most + 1))
         except Exception as error:  # on malformed files zipfile and csv raise nearly anything
-            if is_out_of_memory(error):
-                raise
             kind = "refused" if isinstance(error, Exceeded) else "extra"
             troubles[kind].append(f"{printable(file)}: {say_why(error)}")
             continue
@@ -274,8 +244,7 @@ def read_table(data):
         yield name.replace("\\", "/"), label
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Networks
+# ------------------------------------------------------------------------------------------------------------- networks
 
 
 def run_checkpoint(truth, path, device, dtype):
@@ -283,37 +252,26 @@ def run_checkpoint(truth, path, device, dtype):
 
     Where the device fails, for want of its memory perhaps, the CPU goes on: that is not the student's fault.
     """
-    for each in (path, os.path.join(path, "best.pt")) if os.path.isdir(path) else (path,):
-        if reason := why_not_plain(each):
-            stop(reason)
+    predict = {"segmentation": predict_segmentation, "classification": predict_classification,
+               "colorization": predict_colorization}[truth.task]
+    if reason := why_not_plain(path) or os.path.isdir(path) and why_not_plain(os.path.join(path, "best.pt")):
+        stop(reason)
     done = 0
     for place, kind in ((device, dtype), (torch.device("cpu"), torch.float32)):
-        model, metadata = load_run(path)
-        check_network(truth, metadata)
         try:
-            predictor = Predictor(for_inference(model, place, kind), metadata, place, kind)
-            for prediction in predict_all(truth, done, predictor):
-                yield done, prediction
+            predictor = load_predictor(path, place, kind)
+            metadata = predictor.metadata
+            if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
+                stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
+            work = count_gflops(metadata["network"], metadata["size"])
+            if work > LIMITS["work"]:
+                raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image")
+            for image in truth.images[done:]:
+                prediction = predict(predictor, read_image(image, metadata.get("levels")))
+                yield done, (truth.classes.index(prediction[0]) if truth.task == "classification" else
+                             np.array(prediction))
                 done += 1
             return
         except RuntimeError:
             if place.type == "cpu":
                 raise
-
-
-def check_network(truth, metadata):
-    """Refuse a network that is for something else than the truth, or that would take too long."""
-    if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
-        stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
-    work = count_gflops(metadata["network"], metadata["size"])
-    if work > LIMITS["work"]:
-        raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image, more than {LIMITS['work']}")
-
-
-def predict_all(truth, start, predictor):
-    """Yield a network's prediction of each true image from `start` on."""
-    predict = {"segmentation": predict_segmentation, "classification": predict_classification,
-               "colorization": predict_colorization}[truth.task]
-    for path in truth.images[start:]:
-        prediction = predict(predictor, read_image(path, predictor.metadata.get("levels")))
-        yield truth.classes.index(prediction[0]) if truth.task == "classification" else np.array(prediction)

@@ -19,28 +19,32 @@ from PIL import UnidentifiedImageError
 
 from data import InputError
 from data.images import printable, stop
-from evaluation.limits import LIMITS, Exceeded
+from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
 
 TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size", "unreadable", "out of range",
             "refused")
+LINK = "a link; hand in the file itself"
 
 
-def is_checkpoint(path):
+def is_checkpoint(source):
     """Whether a source is a network's file, or a run's folder; of a bulk download it cannot be one."""
-    return isinstance(path, str) and (
-        path.lower().endswith(".pt") or os.path.isfile(os.path.join(path, "best.pt")))
+    return isinstance(source, str) and (
+        source.lower().endswith(".pt") or os.path.isfile(os.path.join(source, "best.pt")))
 
 
 def why_not_plain(path):
     """Why a path is refused that is neither a file nor a folder, or None."""
     mode = os.lstat(path).st_mode
-    if stat.S_ISLNK(mode):
-        return "a link; hand in the file itself"
-    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a plain file"
+    return LINK if stat.S_ISLNK(mode) else None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a plain file"
 
 
 def say_why(error, path=""):
-    """What a student reads of an error: one sentence, without paths of this computer and without Python's words."""
+    """What a student reads of an error: one sentence, without paths of this computer and without Python's words.
+
+    Raises the error again where memory is short: that ends a submission as a whole.
+    """
+    if is_out_of_memory(error):
+        raise error
     if isinstance(error, InputError):
         folder = os.path.dirname(path if isinstance(path, str) else path[0])
         return printable(str(error).replace(f"{folder}{os.sep}", "") if folder else str(error))
@@ -53,43 +57,29 @@ def say_why(error, path=""):
     return "damaged, or written in an unusual way; write it anew"
 
 
-def open_plain(path):
-    """Open a file; whatever else took its place since it was listed is refused."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    file = open(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        stop("not a plain file")
-    return file
-
-
-def read_plain(path):
-    """The bytes of a file, at most one more than an archive may have."""
-    with open_plain(path) as file:
-        return file.read(LIMITS["archive"] + 1)
-
-
 def content_digest(source):
-    """A hash of a submission's name and content, or None where it cannot be read."""
-    named = os.path.basename(source) if isinstance(source, str) else repr(source[1])
-    digest = hashlib.sha256(named.encode(errors="surrogateescape"))
+    """A hash of a submission's name and content, or None where that cannot be read or is too large."""
     try:
-        if isinstance(source, str) and why_not_plain(source) is None and not os.path.isdir(source):
-            with open_plain(source) as file:  # of any size
-                for part in iter(partial(file.read, 1 << 20), b""):
-                    digest.update(part)
-            return digest.hexdigest()
-        for name, size, reason, read in itertools.islice(list_entries(source), LIMITS["files"] + 1):
+        whole = isinstance(source, str) and not os.path.isdir(source)  # a zip need not be unpacked for this
+        entries = [plain_entry(source, os.path.basename(source))] if whole else list_entries(source)
+        digest = hashlib.sha256(os.path.basename(source).encode(errors="surrogateescape") if isinstance(source, str)
+                                else repr(source[1]).encode(errors="surrogateescape"))
+        for name, size, reason, read in itertools.islice(entries, LIMITS["files"] + 1):
             digest.update(repr((name, size, reason)).encode(errors="surrogateescape"))
-            if reason is None and size <= LIMITS["archive"]:
+            if size > LIMITS["archive"]:
+                return None
+            if reason is None:
                 digest.update(hashlib.sha256(read()).digest())
         return digest.hexdigest()
     except (OSError, InputError, zipfile.BadZipFile):
         return None
 
 
+# ------------------------------------------ entries: (name, bytes, why it is refused or none, a function that reads it)
+
+
 def list_entries(source):
-    """Yield (name, bytes, why it is refused or None, a function that reads it) of what a folder, zip or file holds.
+    """Yield the entries of a folder, zip or file.
 
     A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...)).
     """
@@ -102,65 +92,49 @@ def list_entries(source):
 
 
 def list_place(path):
-    """list_entries of a whole folder, zip or file."""
+    """Yield the entries of a whole folder, zip or file."""
     if os.path.isdir(path):
         for place, folders, files in os.walk(path):  # follows no links
             folders.sort()
             for file in sorted(files + [folder for folder in folders if os.path.islink(os.path.join(place, folder))]):
                 full = os.path.join(place, file)
-                name = os.path.relpath(full, path).replace(os.sep, "/")
-                yield name, os.lstat(full).st_size, why_not_plain(full), partial(read_plain, full)
+                yield plain_entry(full, os.path.relpath(full, path).replace(os.sep, "/"))
     elif path.lower().endswith(".zip"):
         yield from list_zip(zipfile.ZipFile(path))
     else:
-        yield os.path.basename(path), os.path.getsize(path), None, partial(read_plain, path)
+        yield plain_entry(path, os.path.basename(path))
 
 
-def unpack(name, size, reason, read, depth=0):
-    """Yield an entry as it is or, if it is an archive, the entries in that."""
-    lower = name.lower()
-    if lower.endswith((".7z", ".rar")):
-        reason = reason or "such an archive cannot be read; pack the files as a .zip"
-    if reason or not lower.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
-        yield name, size, reason, read
-    elif size > LIMITS["archive"] or depth == 2:
-        reason = f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others (limit: archive)"
-        yield name, size, reason, read
-    else:
-        try:
-            data = io.BytesIO(read())
-            inner = list(list_zip(zipfile.ZipFile(data)) if lower.endswith(".zip") else list_tar(data))
-        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error):
-            inner, reason = [], "a damaged archive"
-        if reason:
-            yield name, size, reason, read
-        for each, *entry in inner:
-            yield from unpack(f"{name}/{each}", *entry, depth + 1)
+def plain_entry(path, name):
+    return name, os.lstat(path).st_size, why_not_plain(path), partial(read_plain, path)
+
+
+def read_plain(path):
+    """The bytes of a file, at most one more than an archive may have. What else took its place is refused."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            stop("not a plain file")
+        return file.read(LIMITS["archive"] + 1)
 
 
 def list_tar(data):
-    """list_entries of a .tar or .tar.gz in memory."""
-    if data.getvalue()[:2] == b"\x1f\x8b":
-        packed = len(data.getvalue())
-        with gzip.open(data) as file:
-            data = io.BytesIO(file.read(min(LIMITS["archive"], LIMITS["ratio"] * packed + (1 << 20)) + 1))
-    archive = tarfile.open(fileobj=data, mode="r:")
+    """Yield the entries of a .tar or .tar.gz, bytes."""
+    if data[:2] == b"\x1f\x8b":
+        with gzip.open(io.BytesIO(data)) as file:
+            data = file.read(min(LIMITS["archive"], LIMITS["ratio"] * len(data) + (1 << 20)) + 1)
+    archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:")
     for number, entry in enumerate(archive):
         if number > LIMITS["files"]:
             raise Exceeded("files", f"more than {LIMITS['files']:,} files")
         leads_out = entry.name[:1] == "/" or ".." in entry.name.split("/")
+        reason = "leads out of the archive" if leads_out else None if entry.isreg() else "not a plain file"
         if not entry.isdir():
-            reason = "leads out of the archive" if leads_out else None if entry.isreg() else "not a plain file"
-            yield entry.name, entry.size, reason, partial(read_member, archive, entry)
-
-
-def read_member(archive, entry):
-    with archive.extractfile(entry) as file:
-        return file.read(LIMITS["file"] + 1)
+            yield entry.name, entry.size, reason, lambda entry=entry: archive.extractfile(entry).read()
 
 
 def list_zip(archive):
-    """list_entries of an open zip."""
+    """Yield the entries of an open zip."""
     for entry in archive.infolist():
         name = entry.filename
         if not entry.flag_bits & 0x800:
@@ -169,25 +143,39 @@ def list_zip(archive):
         name = name.replace("\\", "/")
         ratio = entry.file_size / max(entry.compress_size, 1)
         reason = ("leads out of the archive" if name[:1] == "/" or ".." in name.split("/") or name[1:2] == ":"
-                  else "a link; hand in the file itself" if stat.S_ISLNK(entry.external_attr >> 16)
+                  else LINK if stat.S_ISLNK(entry.external_attr >> 16)
                   else "encrypted" if entry.flag_bits & 1
-                  else "packed by an unusual method" if entry.compress_type not in (0, 8)
                   else f"unpacks to {ratio:.0f} times its size (limit: ratio)"
                   if ratio > LIMITS["ratio"] and entry.file_size > 1 << 20 else None)
         if not entry.is_dir():
-            yield name, entry.file_size, reason, partial(read_entry, archive, entry)
+            # As long as the entry says: archive.read would unpack all there is.
+            yield name, entry.file_size, reason, lambda entry=entry: archive.open(entry).read(entry.file_size)
 
 
-def read_entry(archive, entry):
-    """A packed file, as long as its entry says; archive.read would unpack all there is, whatever the entry says."""
-    with archive.open(entry) as file:
-        return file.read(entry.file_size)
+def unpack(name, size, reason, read, depth=0):
+    """Yield an entry as it is or, if it is an archive, the entries in that."""
+    lower, inner = name.lower(), []
+    if lower.endswith((".7z", ".rar")):
+        reason = reason or "such an archive cannot be read; pack the files as a .zip"
+    packed = lower.endswith((".zip", ".tar", ".tar.gz", ".tgz")) and not reason
+    if packed and (size > LIMITS["archive"] or depth == 2):
+        reason = f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others (limit: archive)"
+    elif packed:
+        try:
+            data = read()
+            inner = list(list_zip(zipfile.ZipFile(io.BytesIO(data))) if lower.endswith(".zip") else list_tar(data))
+        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error):
+            reason = "a damaged archive"
+    if reason or not packed:
+        yield name, size, reason, read
+    for each, *entry in inner:
+        yield from unpack(f"{name}/{each}", *entry, depth + 1)
 
 
-def list_files(path, troubles):
+def list_files(source, troubles):
     """Name -> a function that reads the file, for every file of a submission that may be read. Nothing is unpacked."""
     files, total = {}, 0
-    entries = itertools.chain.from_iterable(unpack(*entry) for entry in list_entries(path))
+    entries = itertools.chain.from_iterable(unpack(*entry) for entry in list_entries(source))
     for number, (name, size, reason, read) in enumerate(entries, 1):
         name, total = name[: LIMITS["name"]], total + size
         if number > LIMITS["files"]:
