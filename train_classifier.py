@@ -21,9 +21,9 @@ from training.run import Run
 from training.sweep import sweep
 from utils import main_process_first, shrink
 
-# The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
-# are what is scored, `smoothing` that of the labels, `balance` the exponent of class_weights, `small` the share of the
-# epochs, the first, that see images at 0.7 of the side; with `mirror` an image is scored with its mirror image.
+# The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
+# `ema`. `smoothing` is that of the labels, `balance` the exponent of class_weights, and `small` the share of the first
+# epochs that see images at 0.7 of the side. With `mirror` an image is scored with its mirror image.
 RECIPES = {
     "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, smoothing=0.0, balance=0.0, small=0.0, mirror=False, augment=dict(flip=0.5)),
@@ -64,27 +64,25 @@ def train(args):
     weights = class_weights(counts, args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs():
-        whole = args.dry_run or epoch >= args.small * args.epochs  # a dry run measures what is largest
-        size = data.size if whole else shrink(data.size, multiple=8)
+        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures what is largest
+        size = shrink(data.size, multiple=8) if small else data.size
         for images, labels, draws in run.batches(data.splits["train"]):
             images, _ = augment(images, None, draws, size, **args.augment)
             with autocast(device, dtype):
                 logits = run.model(images)
-            loss = F.cross_entropy(logits.float(), labels, weights, label_smoothing=args.smoothing)
-            run.step(loss)
+            run.step(F.cross_entropy(logits.float(), labels, weights, label_smoothing=args.smoothing))
         scores = score_classification(run.predictor, data.splits["val"])
         run.end_epoch({"accuracy": scores["accuracy"]}, best=scores["accuracy"])
     return run, data
 
 
 def test(run, data):
-    """Score test once, with the best weights, and draw."""
-    # 4. Test
-    split = data.splits["test"]
-    scores = score_classification(run.best_predictor(), split)
+    # 4. Test: scored once, with the best weights
+    scores = score_classification(run.best_predictor(), data.splits["test"])
     print_classification(scores)
-    run.finish({key: value for key, value in scores.items() if key not in ("confusion", "probabilities")})
-    draw_classification(scores, split, data.classes, run.folder)
+    confusion, probabilities = scores.pop("confusion"), scores.pop("probabilities")
+    run.finish(scores)
+    draw_classification(confusion, probabilities, data.splits["test"], data.classes, run.folder)
 
 
 def main(args):

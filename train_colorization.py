@@ -1,7 +1,7 @@
-"""Task 3: give a grey picture its colours, with a U-Net, with and without its skip connections.
+"""Task 3: give a grey image its colours, with a U-Net, with or without its skip connections.
 
     python train_colorization.py                           # colours for a given lightness, 9 minutes
-    python train_colorization.py --target rgb              # the original report's way: paint the whole picture
+    python train_colorization.py --target rgb              # the original report's way: paint the whole image
     python train_colorization.py --target rgb --no-skips   # ... which comes out blurred
 
 Times are those of 2 CPU cores with bf16.
@@ -14,23 +14,18 @@ import torch.nn.functional as F
 
 from data.augment import augment
 from data.sources import open_data
-from evaluation.colorization import (
-    AB_UNIT,
-    draw_colorization,
-    lightness_and_ab,
-    print_colorization,
-    score_colorization,
-)
+from evaluation import colorization as colors
+from evaluation.colorization import AB_UNIT, lightness_and_ab
 from models import build_network
 from training import settings
-from training.checkpoint import autocast, start_from_run
+from training.checkpoint import autocast, load_predictor, start_from_run
 from training.run import Run
 from utils import evenly, main_process_first, write_csv
 
 COLORFULNESS = 0.8  # of the truth's: the gain on ab is set to reach it on val; test may come out a tenth lower
 
-# The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
-# are what is scored.
+# The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
+# `ema`.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, target="rgb", augment=dict(flip=0.5)),
@@ -45,13 +40,11 @@ BEST_ON = {  # what is better for one data set
 
 
 def colorization_loss(output, rgb, ab, target):
-    """Huber distance of ab, or L1 distance of RGB.
+    """L1 distance of RGB, or Huber distance of ab.
 
     output (B, C, H, W), rgb (B, 3, H, W) in [0, 1] and ab / AB_UNIT (B, 2, H, W), all float.
     """
-    if target == "rgb":
-        return F.l1_loss(output.float().sigmoid(), rgb)
-    return F.huber_loss(output.float(), ab)
+    return F.l1_loss(output.float().sigmoid(), rgb) if target == "rgb" else F.huber_loss(output.float(), ab)
 
 
 def mean_color(images):
@@ -84,35 +77,34 @@ def main(args):
 
     # 3. Training: best is chosen on val
     criterion = partial(colorization_loss, target=args.target)
-    run = Run(args, device, dtype, network, data, model, target=args.target, gain=1.0,
-              mean_ab=mean_color(train.images))
+    run = Run(args, device, dtype, network, data, model, target=args.target, gain=1.0, mean_ab=mean_color(train.images))
     for epoch in run.epochs():
         for images, _, draws in run.batches(train):
             rgb, _ = augment(images, None, draws, **args.augment)
             lightness, ab = lightness_and_ab(rgb)
             with autocast(device, dtype):
                 output = run.model(lightness)
-            loss = criterion(output, rgb, ab)
-            run.step(loss)
-        scores = score_colorization(run.predictor, val, criterion)
+            run.step(criterion(output, rgb, ab))
+        scores = colors.score_colorization(run.predictor, val, criterion)
         gain = 1.0
         if args.target == "lab":
             gain = COLORFULNESS / min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
         if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
-            draw_colorization(run.folder, val, device, run.folder / "predictions.png")
+            colors.draw_colorization(load_predictor(run.folder, device, dtype), val, run.folder / "predictions.png")
 
     # 4. Test: scored once, with the best weights
-    scores = score_colorization(run.best_predictor(), test, baselines=True)
-    print_colorization(scores)
+    predictor = run.best_predictor()
+    scores = colors.score_colorization(predictor, test, baselines=True)
+    colors.print_colorization(scores)
     write_csv(run.folder / "images.csv", scores.pop("images"))
     run.finish(scores)
-    draw_colorization(run.folder, test, device, run.folder / "predictions.png")
+    colors.draw_colorization(predictor, test, run.folder / "predictions.png")
 
 
 def get_args_parser():
     parser = settings.get_args_parser(__doc__, "colorization", models=("unet",), out="unet-<target>-<data>[-noskips]")
     parser.add_argument("--no-skips", dest="skips", action="store_false", help="leave the skip connections out")
-    parser.add_argument("--target", choices=("rgb", "lab"), help="paint the whole picture, or its a and b alone")
+    parser.add_argument("--target", choices=("rgb", "lab"), help="paint the whole image, or its a and b alone")
     return parser
 
 

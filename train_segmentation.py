@@ -22,9 +22,9 @@ from training.optimization import class_weights
 from training.run import Run
 from utils import evenly, main_process_first, shrink
 
-# The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
-# are what is scored, `dice` the weight of that loss, `balance` the exponent of class_weights, and `small` the share of
-# the epochs, the first, that see pictures at 0.7 of the side. 0 leaves each of them out.
+# The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
+# `ema`. `dice` is the weight of that loss, `balance` the exponent of class_weights, and `small` the share of the first
+# epochs that see images at 0.7 of the side. 0 leaves each of them out.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, dice=0.0, balance=0.0, small=0.0, augment=dict(flip=0.5)),
@@ -33,7 +33,7 @@ RECIPES = {
                  augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
 }
 BEST_ON = {  # what is better for one data set, and for one network on it
-    "camvid": dict(batch_size=8),  # on few pictures, many small steps learn more than a few large ones
+    "camvid": dict(batch_size=8),  # on few images, many small steps learn more than a few large ones
     ("camvid", "fcn32"): dict(epochs=100),
     "scenes": dict(epochs=12, batch_size=8),
     # Drawn scenes need little augmentation, and then learn in few epochs, small batches and mostly at the small size.
@@ -42,11 +42,10 @@ BEST_ON = {  # what is better for one data set, and for one network on it
 
 
 def segmentation_loss(logits, masks, weights, dice):
-    """Cross entropy, weighted by class, plus `dice` times one minus the mean over all classes of their soft Dice.
+    """Cross entropy, weighted by class, plus `dice` times one minus the mean of all classes' soft Dice.
 
-    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice (as Milletari et al. 2016, but
-    without squares, smoothed by 1, over the whole batch) is close to what mIoU measures and counts a thin class as much
-    as a broad one.
+    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice, over the whole batch and smoothed by
+    1 (Milletari et al. 2016, without their squares), is close to mIoU: a thin class counts as much as a broad one.
     """
     # One plane per class: on CPUs twice as fast as the channels-last order that the logits come in.
     log_probability = logits.to(torch.float32, memory_format=torch.contiguous_format).log_softmax(1)
@@ -67,18 +66,26 @@ def pixels_by_class(masks, classes):
     return sum(np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))[:classes] + 1.0
 
 
-def describe_network(args, classes, backbone):
-    """What build_network makes the network of."""
-    if args.model == "unet":
-        return {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width}
-    return {"name": "fcn32", "classes": classes, "width": args.width, "backbone": backbone}
+def make_network(args, classes, classifier, backbone):
+    """The network's description and the network, with the weights to start from; the last two are load_backbone's."""
+    network = {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width}
+    if args.model == "fcn32":
+        network = {"name": "fcn32", "classes": classes, "width": args.width,
+                       "backbone": backbone.get("name", "resnet18")}
+    torch.manual_seed(args.seed)
+    model = build_network(network)
+    if args.init:
+        start_from_run(model, network, args.init)
+    elif args.pretrained or args.backbone:
+        start_from_backbone(model.backbone, classifier.state_dict() if classifier else imagenet_weights("resnet18"))
+    return network, model
 
 
 def main(args):
-    if args.model == "unet" and (args.pretrained or args.backbone):
-        raise InputError("--pretrained and --backbone are for --model fcn32")
     if sum(map(bool, (args.pretrained, args.backbone, args.init))) > 1:
         raise InputError("--pretrained, --backbone and --init are three ways to start: give one")
+    if args.model == "unet" and (args.pretrained or args.backbone):
+        raise InputError("--pretrained and --backbone are for --model fcn32")
 
     # 1. Data
     device, dtype = settings.setup(args)
@@ -88,32 +95,25 @@ def main(args):
         data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1))
     tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    largest = tiles.get("tile", data.size)
 
     # 2. Network
-    classifier, backbone = load_backbone(args.backbone)
+    start, backbone = load_backbone(args.backbone)
     args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}",
                             width=backbone.get("width"))
-    network = describe_network(args, len(data.classes), backbone.get("name", "resnet18"))
-    torch.manual_seed(args.seed)
-    model = build_network(network)
-    if args.init:
-        start_from_run(model, network, args.init)
-    elif args.pretrained or args.backbone:
-        start_from_backbone(model.backbone, classifier.state_dict() if classifier else imagenet_weights("resnet18"))
+    network, model = make_network(args, len(data.classes), start, backbone)
 
     # 3. Training: best is chosen on val
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, **tiles)
-    largest = tiles.get("tile", data.size)
     for epoch in run.epochs():
-        whole = args.dry_run or epoch >= args.small * args.epochs  # a dry run measures what is largest
-        size = largest if whole else shrink(largest)
+        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures what is largest
+        size = shrink(largest) if small else largest
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
             with autocast(device, dtype):
                 logits = run.model(images)
-            loss = segmentation_loss(logits, masks, weights, args.dice)
-            run.step(loss)
+            run.step(segmentation_loss(logits, masks, weights, args.dice))
         scores = score_segmentation(run.predictor, val, outlines=False)
         if run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"]):
             draw_segmentation(run.predictor, val, run.folder / "predictions.png")

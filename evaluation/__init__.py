@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from utils import log
+
 
 def as_batch(image, size, device):
     """A Pillow image -> (1, 3, H, W) float in [0, 1] at a network's size."""
@@ -40,3 +42,16 @@ def enlarge(maps, size):
         part = slice(top, top + rows)
         lines = torch.lerp(maps[:, above[part]], maps[:, below[part]], share[part])
         yield F.interpolate(lines[None], (lines.shape[1], width), mode="bilinear")[0]
+
+
+def print_by_class(scores, columns, more=()):
+    """A table with a row a class: `scores[key]`, a dict by class, for each key -> title of `columns`, - for None.
+
+    `more`: (name, values) of rows below.
+    """
+    rows = [(name, [scores[key][name] for key in columns]) for name in scores[next(iter(columns))]]
+    width = max(len(name) for name, _ in [("class", ()), *rows, *more]) + 2
+    log(f"{'class':<{width}}" + "".join(f"{title:<11}" for title in columns.values()).rstrip())
+    for name, values in [*rows, *more]:
+        shown = ("-" if value is None else f"{value:.4f}" for value in values)
+        log(f"{name:<{width}}" + "".join(f"{value:<11}" for value in shown).rstrip())

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from evaluation import as_batch
+from evaluation import as_batch, print_by_class
 from utils import batches, gather, log, plot_confusion, plot_images, wilson_interval, write_csv
 
 
@@ -27,16 +27,12 @@ def score_classification(predictor, split):
         labels.append(targets.cpu())
     probabilities, labels = torch.cat(gather(probabilities)), torch.cat(gather(labels))
     pairs = labels * len(classes) + probabilities.argmax(1)
-    confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
-    hits, count = confusion.diag().sum(), confusion.sum()
+    confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1).numpy()
+    hits, count = int(confusion.trace()), int(confusion.sum())
     top5 = probabilities.topk(min(5, len(classes))).indices == labels[:, None]
-    return {
-        "accuracy": float(hits / count),
-        "interval": wilson_interval(int(hits), int(count)),
-        "top5": float(top5.any(1).float().mean()),
-        **class_scores(confusion.numpy(), classes),
-        "confusion": confusion.numpy(), "probabilities": probabilities.numpy(),
-    }
+    return {"accuracy": hits / count, "interval": wilson_interval(hits, count),
+            "top5": float(top5.any(1).float().mean()), **class_scores(confusion, classes),
+            "confusion": confusion, "probabilities": probabilities.numpy()}
 
 
 def class_scores(confusion, classes):
@@ -55,30 +51,26 @@ def class_scores(confusion, classes):
 
 def print_classification(scores):
     """A row a class, the means over the classes, then the accuracy over all images."""
-    columns, width = ("precision", "recall", "f1"), max(map(len, ("class", *scores["per_class"]))) + 2
-    log(f"{'class':<{width}}precision  recall  F1")
-    for name in scores["per_class"]:
-        values = ("-" if scores[key][name] is None else f"{scores[key][name]:.4f}" for key in columns)
-        log("{:<{}}{:<11}{:<8}{}".format(name, width, *values))
-    log("{:<{}}{:<11.4f}{:<8.4f}{:.4f}".format("mean", width, *(scores[f"macro_{key}"] for key in columns)))
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
+    print_by_class(scores, columns, [("mean", [scores[f"macro_{key}"] for key in columns])])
     low, high = scores["interval"]
     log(f"accuracy: {scores['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
     if len(scores["per_class"]) > 5:
         log(f"top-5 accuracy: {scores['top5']:.4f}")
 
 
-def draw_classification(scores, split, classes, folder):
+def draw_classification(confusion, probabilities, split, classes, folder):
     """confusion.png and .csv, a row a true class; mistakes.png: the twelve images it was surest of and wrong about."""
-    plot_confusion(scores["confusion"], classes, folder / "confusion.png")
-    rows = (zip(classes, counts.tolist()) for counts in scores["confusion"])
-    write_csv(folder / "confusion.csv", ({"truth": name} | dict(row) for name, row in zip(classes, rows)))
-    prediction, truth = scores["probabilities"].argmax(1), np.asarray(split.targets)
-    sureness = np.where(prediction != truth, scores["probabilities"].max(1), 0)
+    plot_confusion(confusion, classes, folder / "confusion.png")
+    write_csv(folder / "confusion.csv", ({"truth": name} | dict(zip(classes, counts.tolist()))
+                                         for name, counts in zip(classes, confusion)))
+    prediction, truth = probabilities.argmax(1), np.asarray(split.targets)
+    sureness = np.where(prediction != truth, probabilities.max(1), 0)
     worst = [i for i in np.argsort(-sureness)[:12] if sureness[i]]
     images = [np.asarray(split.images[i]).transpose(1, 2, 0) for i in worst]
     captions = [f"{classes[prediction[i]]} {sureness[i]:.0%}\nis {classes[truth[i]]}" for i in worst]
-    plot_images([images[i : i + 4] for i in range(0, len(images), 4)],
-                [captions[i : i + 4] for i in range(0, len(images), 4)], folder / "mistakes.png")
+    rows = [slice(start, start + 4) for start in range(0, len(worst), 4)]
+    plot_images([images[row] for row in rows], [captions[row] for row in rows], folder / "mistakes.png")
 
 
 @torch.inference_mode()

@@ -1,6 +1,4 @@
 """Colorization: a network is scored and drawn on a split, and gives anyone's images their colours."""
-import json
-
 import numpy as np
 import torch
 from PIL import Image
@@ -8,10 +6,10 @@ from PIL import Image
 from data import color
 from evaluation import as_batch, enlarge
 from models.normalize import memory_format
-from training.checkpoint import load_predictor
 from utils import batches, evenly, gather, log, plot_images
 
 AB_UNIT = 25  # few colours of a photograph lie farther from grey, so targets are about -1 to 1
+MEANS = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
 
 
 def lightness_and_ab(rgb):
@@ -45,10 +43,9 @@ def to_images(rgb):
 
 
 def color_metrics(prediction, truth):
-    """For RGB images (B, 3, H, W) in [0, 1]: a dict of psnr, ssim, delta_e, colorfulness and sharpness, (B,) each.
+    """RGB (B, 3, H, W) float in [0, 1] -> a dict of psnr, ssim, delta_e, colorfulness and sharpness, (B,) each.
 
-    delta_e is the mean CIEDE2000. Colorfulness (Hasler and Suesstrunk 2003) and sharpness (gradient energy) are the
-    prediction's own, to be divided by the truth's.
+    delta_e is the mean CIEDE2000. Colorfulness and sharpness are the prediction's own, to be divided by the truth's.
     """
     difference = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(truth)).mean((1, 2))
     return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
@@ -64,11 +61,13 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
     training set's mean colour, and `images`, a row an image.
     """
     predictor.model.eval()
-    loss, rows = 0.0, {name: [] for name in ("truth", "prediction", *("grey", "mean colour") * baselines)}
+    others = ("grey", "mean colour") if baselines else ()
+    loss, rows = 0.0, {name: [] for name in ("truth", "prediction", *others)}
     for images, _, _ in batches(split, 32, predictor.device):
         rgb = images.float() / 255
         lightness, ab = lightness_and_ab(rgb)
         output = predictor(lightness)
+        loss += float(criterion(output, rgb, ab)) * len(rgb) if criterion else 0.0
         rows["truth"].append(torch.stack([color.colorfulness(rgb), color.gradient_energy(rgb)], 1).cpu())
         painted = {"prediction": paint(output, lightness, predictor.metadata)}
         if baselines:
@@ -76,32 +75,40 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
             painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
         for name, image in painted.items():
             rows[name].append(torch.stack(list(color_metrics(image, rgb).values()), 1).cpu())
-        loss += float(criterion(output, rgb, ab)) * len(rgb) if criterion else 0.0
     rows = {name: torch.cat(gather(parts)).numpy().astype(float) for name, parts in rows.items()}
     scores = mean_metrics(rows["prediction"], rows["truth"])
     if criterion:
         scores["loss"] = sum(gather([loss])) / len(split)
     if baselines:
-        scores["baselines"] = {name: mean_metrics(rows[name], rows["truth"]) for name in ("grey", "mean colour")}
+        scores["baselines"] = {name: mean_metrics(rows[name], rows["truth"]) for name in others}
         keys = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfulness", "true_sharpness")
-        scores["images"] = [{"name": name} | dict(zip(keys, row)) for name, row in
-                            zip(split.names, np.hstack([rows["prediction"], rows["truth"]]).tolist())]
+        table = np.hstack([rows["prediction"], rows["truth"]]).tolist()
+        scores["images"] = [{"name": name} | dict(zip(keys, row)) for name, row in zip(split.names, table)]
     return scores
 
 
 def mean_metrics(rows, truth):
-    """Rows of color_metrics (N, 5), and (N, 2) colourfulness and sharpness of the truth -> a dict of means."""
+    """Rows of color_metrics (N, 5), and (N, 2) colourfulness and sharpness of the truth -> a dict of MEANS."""
     ratios = rows[:, 3:].sum(0) / truth.sum(0).clip(1e-9)
-    keys = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
-    return dict(zip(keys, map(float, (*rows[:, :3].mean(0), *ratios))))
+    return dict(zip(MEANS, map(float, (*rows[:, :3].mean(0), *ratios))))
 
 
 def print_colorization(scores):
     """The network beside the two simplest ways to colour an image."""
-    keys = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
-    log(f"{'':<13}" + "".join(f"{key.replace('_', ' '):>20}" for key in keys))
+    log(f"{'':<13}" + "".join(f"{key.replace('_', ' '):>20}" for key in MEANS))
     for name, row in {"network": scores, **scores["baselines"]}.items():
-        log(f"{name:<13}" + "".join(f"{row[key]:>20.4f}" for key in keys))
+        log(f"{name:<13}" + "".join(f"{row[key]:>20.4f}" for key in MEANS))
+
+
+@torch.inference_mode()
+def draw_colorization(predictor, split, path):
+    """Grey, prediction and truth side by side for six images spread evenly over a split."""
+    images = np.asarray(split.images[evenly(len(split), 6)])
+    rgb = torch.from_numpy(images).to(predictor.device).float() / 255
+    lightness, _ = lightness_and_ab(rgb)
+    prediction = paint(predictor(lightness), lightness, predictor.metadata)
+    columns = map(to_images, (with_colors(lightness), prediction, rgb))
+    plot_images(list(zip(*columns)), [("grey", "prediction", "truth")], path)
 
 
 @torch.inference_mode()
@@ -123,32 +130,3 @@ def predict_colorization(predictor, image):
         result[top:bottom] = to_images(strip)[0]
         top = bottom
     return Image.fromarray(result)
-
-
-def run_without_skips(folder):
-    """The finished run beside this one that differs from it in its skip connections alone, or None."""
-    name = folder.name.removesuffix("-noskips") if folder.name.endswith("-noskips") else folder.name + "-noskips"
-    other = folder.with_name(name)
-    keys = ("data", "size", "target", "width", "epochs", "batch_size", "lr", "optimizer", "schedule", "seed", "skips")
-    try:
-        own, its = (dict(json.loads((run / "config.json").read_text())["settings"]) for run in (folder, other))
-    except (OSError, ValueError, LookupError, TypeError):  # not there, or not as a run leaves it
-        return None
-    differing = [key for key in keys if own.get(key) != its.get(key)]
-    return other if differing == ["skips"] and (other / "summary.json").exists() else None
-
-
-@torch.inference_mode()
-def draw_colorization(folder, split, device, path):
-    """Six images, spread evenly over a split: grey, with skips, without (as far as both runs are there), truth."""
-    chosen = evenly(len(split), 6)
-    rgb = torch.from_numpy(np.asarray(split.images[chosen])).to(device).float() / 255
-    lightness, _ = lightness_and_ab(rgb)
-    columns = {"grey": with_colors(lightness)}
-    runs = [run for run in (folder, run_without_skips(folder)) if run]
-    for run in sorted(runs, key=lambda run: run.name.endswith("-noskips")):
-        predictor = load_predictor(run, device, torch.float32)
-        title = "with skips" if predictor.metadata["network"].get("skips", True) else "without skips"
-        columns[title] = paint(predictor(lightness), lightness, predictor.metadata)
-    columns["truth"] = rgb
-    plot_images(list(zip(*map(to_images, columns.values()))), [list(columns)], path)

@@ -4,29 +4,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from evaluation import as_batch, enlarge
+import utils
+from evaluation import as_batch, enlarge, print_by_class
 from evaluation.tiles import tiled_scores
-from utils import (
-    batches,
-    boundary_f1,
-    colorize_mask,
-    evenly,
-    gather,
-    log,
-    outline_counts,
-    pixel_counts,
-    plot_images,
-    segmentation_scores,
-)
 
-BY_CLASS = ("iou", "dice", "precision", "recall")
+BY_CLASS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
 
 
 @torch.inference_mode()
 def predicted_masks(predictor, split):
     """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split; several processes share it."""
     predictor.model.eval()
-    for images, masks, _ in batches(split, 32, predictor.device):
+    for images, masks, _ in utils.batches(split, 32, predictor.device):
         yield masks, predicted_classes(predictor, images)
 
 
@@ -45,44 +34,38 @@ def predicted_classes(predictor, images):
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
     """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and the BY_CLASS, each a dict, with
-    None for 0/0.
-
-    Without `outlines` there is no boundary_f1, which takes time.
+    None for 0/0. Without `outlines` there is no boundary_f1, which takes time.
     """
     classes, pixels, edges = predictor.metadata["classes"], [], []
     for truth, prediction in predicted_masks(predictor, split):
-        pixels.append(pixel_counts(truth, prediction, len(classes)).sum(0).numpy())
+        pixels.append(utils.pixel_counts(truth, prediction, len(classes)).sum(0).numpy())
         if outlines:
             pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())
-            edges += [outline_counts(*pair, len(classes)) for pair in pairs]
-    scores = segmentation_scores(sum(gather(pixels)))
+            edges += [utils.outline_counts(*pair, len(classes)) for pair in pairs]
+    scores = utils.segmentation_scores(sum(utils.gather(pixels)))
     scores = {key: {name: None if np.isnan(score) else float(score) for name, score in zip(classes, value)}
               if key in BY_CLASS else float(value) for key, value in scores.items()}
     if outlines:
-        scores["boundary_f1"] = float(boundary_f1(sum(gather(edges))))
+        scores["boundary_f1"] = float(utils.boundary_f1(sum(utils.gather(edges))))
     return scores
 
 
 def print_segmentation(scores):
     """A row a class, then the means."""
-    width = max(map(len, ("class", *scores["iou"]))) + 2
-    log(f"{'class':<{width}}{'IoU':<8}{'Dice':<8}{'precision':<11}recall")
-    for name in scores["iou"]:
-        row = ["-" if scores[key][name] is None else format(scores[key][name], ".4f") for key in BY_CLASS]
-        log("{:<{width}}{:<8}{:<8}{:<11}{}".format(name, *row, width=width))
+    print_by_class(scores, BY_CLASS)
     for key in ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"):
-        log(f"{key.replace('_', ' ')}: {scores[key]:.4f}")
+        utils.log(f"{key.replace('_', ' ')}: {scores[key]:.4f}")
 
 
 @torch.inference_mode()
 def draw_segmentation(predictor, split, path):
     """Image, truth and prediction side by side for six images spread evenly over a split."""
-    chosen, colors = evenly(len(split), 6), predictor.metadata["colors"]
+    chosen, colors = utils.evenly(len(split), 6), predictor.metadata["colors"]
     images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
     prediction = predicted_classes(predictor, torch.from_numpy(images).to(predictor.device)).cpu().numpy()
-    rows = [(image.transpose(1, 2, 0), colorize_mask(t, colors), colorize_mask(p, colors))
+    rows = [(image.transpose(1, 2, 0), utils.colorize_mask(t, colors), utils.colorize_mask(p, colors))
             for image, t, p in zip(images, truth, prediction)]
-    plot_images(rows, [("image", "truth", "prediction")], path, list(zip(predictor.metadata["classes"], colors)))
+    utils.plot_images(rows, [("image", "truth", "prediction")], path, list(zip(predictor.metadata["classes"], colors)))
 
 
 @torch.inference_mode()

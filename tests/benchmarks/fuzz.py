@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import faulthandler
 import io
-import json
 import os
 import random
 import resource
@@ -43,7 +42,7 @@ from data.masks import decode_mask, read_classes, read_mask  # noqa: E402
 from data.sources import open_data  # noqa: E402
 from evaluation import grading  # noqa: E402
 from evaluation.classification import predict_classification  # noqa: E402
-from evaluation.colorization import predict_colorization, run_without_skips  # noqa: E402
+from evaluation.colorization import predict_colorization  # noqa: E402
 from evaluation.segmentation import predict_segmentation  # noqa: E402
 from models import build_network  # noqa: E402
 from training.checkpoint import load_predictor, save_checkpoint  # noqa: E402
@@ -271,7 +270,7 @@ def limit_memory():
 
 class Reader:
     """The functions that the commands call, a method a kind of file; `make(kind)` lists the sound files to mutate."""
-    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "layout", "other run", "submission")
+    KINDS = ("picture", "mask", "checkpoint", "state", "predict", "classes", "layout", "submission")
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -395,15 +394,6 @@ class Reader:
         # Not watched: a temporary folder is removed by names relative to it, which the watch would take for escapes.
         open_data(str(root if choice % 3 else root / "pairs.csv"), ("segmentation", "colorization")[choice % 2], SIZE,
                   str(self.out / "caches"))
-
-    def read_other_run(self, choice, edits, how):
-        for run in ("unet", "unet-noskips"):
-            (self.out / run).mkdir(exist_ok=True)
-            settings = {"data": "scenes", "lr": 1, "skips": run == "unet"}
-            config = json.dumps({"settings": settings}).encode()
-            (self.out / run / "config.json").write_bytes(mutate(config, edits if run == "unet-noskips" else []))
-            (self.out / run / "summary.json").write_bytes(b"{}")
-        run_without_skips(self.out / "unet")
 
     def read_submission(self, choice, edits, how):
         if how % 3 == 0:
