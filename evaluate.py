@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from data import InputError
-from data.sources import NAMED, open_data
+from data.sources import open_data
 from evaluation.classification import print_classification, score_classification
 from evaluation.colorization import print_colorization, score_colorization
 from evaluation.exporting import export
@@ -26,8 +26,6 @@ def score(args):
     """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
-    if not args.data and metadata["data"] not in NAMED and not Path(metadata["data"]).is_dir():
-        raise InputError(f"{metadata['data']}, on which the run was trained, is not there; give a folder with --data")
     scale = metadata["scale"] if args.data and metadata.get("tile") else None  # other images keep their own size
     size = args.size or (None if scale else metadata["size"])
     data = open_data(args.data or metadata["data"], task, size and tuple(size), args.data_dir, metadata["seed"],
@@ -35,11 +33,10 @@ def score(args):
     if data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
-    same = split.digest == metadata.get("pictures", {}).get(args.split, split.digest)
-    if not (args.data or same) and data.assignment:
-        raise InputError(f"{metadata['data']} holds other pictures than when the run was trained, so the split made "
+    if data.assignment and not args.data and split.digest != metadata.get("pictures", {}).get(args.split, split.digest):
+        raise InputError(f"{metadata['data']} holds other images than when the run was trained, so the split made "
                          "then is gone (split.json says which it was): put them back, or give a folder with --data")
-    print(f"{args.run} on {data.name}/{args.split}: {len(split)} pictures at {data.size[0]}x{data.size[1]}")
+    print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
     if Path(args.run).is_dir() and not Path(args.run, "summary.json").exists():
         print("this run is not finished: its best epoch so far")
     if task == "segmentation":
@@ -69,7 +66,7 @@ def get_args_parser():
     sub.add_argument("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the run's")
     sub.add_argument("--split", choices=("train", "val", "test"), default="test")
 
-    sub = command(predict, "masks, colours or labels for anyone's own pictures")
+    sub = command(predict, "masks, colours or labels for anyone's own images")
     sub.add_argument("run", help="a run's folder")
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as '*.jpg'")
     sub.add_argument("--out", required=True, help="the folder to write to")

@@ -1,9 +1,8 @@
 """Random changes to a whole batch at once, on the device the batch is on; random crops, while images are read.
 
-Nothing here draws a random number: each sample brings its own row of DRAWS uniform numbers (utils.batches makes
-them from seed, epoch and index), so what happens to an image does not depend on the batch it is in.
+Each sample brings its own row of DRAWS uniform numbers, which utils.batches makes from seed, epoch and index. So what
+happens to an image does not depend on the batch it is in.
 """
-import functools
 import math
 from dataclasses import dataclass, field
 
@@ -21,8 +20,7 @@ DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 
 class Crops(Split):
     """A training split of large images, whose samples are random crops of the size `tile`, cut out as they are read.
 
-    Each image gives as many as tiles would cover it, so that an epoch sees about as many pixels as there are. `images`
-    and `targets` stay whole. `places` (N,) in [0, 1) says where an epoch's crops lie.
+    Each image gives as many as tiles would cover it. `places` (N,) in [0, 1) says where an epoch's crops lie.
     """
     on_gpu: list = field(default_factory=list)  # never
     tile: tuple[int, int] = (0, 0)
@@ -56,11 +54,10 @@ def crop_train(data, tile):
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
     """Mirror, turn, zoom, shift and recolour each image, and its mask with it.
 
-    images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1).
-    `size` is the (height, width) of what comes out, `flip` a probability, `rotate` the largest angle in degrees,
-    `scale` the range of magnifications, `shift` the largest translation as a share of each side, `color` the strength
-    of brightness, contrast, saturation and tint.
-    Returns images (B, 3, *size) float in [0, 1] and masks (B, *size) int64, VOID where the frame left the image.
+    images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images
+    (B, 3, *size) float in [0, 1], masks (B, *size) int64, VOID where the frame left the image. `flip` is a probability,
+    `rotate` the largest angle in degrees, `scale` the range of magnifications, `shift` the largest translation as a
+    share of each side, `color` the largest change of brightness, contrast, saturation and tint.
     """
     images = images.float().div_(255)
     size = tuple(size or images.shape[-2:])
@@ -90,25 +87,16 @@ def sampling_grid(shape, draws, flip, rotate, scale, shift):
     dx = (signed[:, 3] * room * width / 2).round() * 2 / width
     dy = (signed[:, 4] * room * height / 2).round() * 2 / height
     aspect = height / width
-    theta = torch.stack([
-        torch.stack([cos * mirror, -sin * aspect, dx], 1),
-        torch.stack([sin * mirror / aspect, cos, dy], 1)], 1)
+    theta = torch.stack([cos * mirror, -sin * aspect, dx, sin * mirror / aspect, cos, dy], 1).view(-1, 2, 3)
     if theta.is_cuda:
         theta = theta.double()  # as a TF32 matrix product the grid would be off by up to a quarter of a pixel
     return F.affine_grid(theta, shape, align_corners=False).float()
 
 
-@functools.lru_cache
-def constant(values, device):
-    """A tensor that is made once: to copy it to the GPU at every step would make the CPU wait for the GPU."""
-    with torch.inference_mode(False):  # it may be made while scoring, and serves in training as well
-        return torch.tensor(values, device=device)
-
-
 def recolor(images, draws, strength):
-    """Brightness, contrast, saturation and a tint, each by up to `strength`: images (B, 3, H, W), draws (B, 4)."""
+    """images (B, 3, H, W) in [0, 1], draws (B, 4): brightness, contrast, saturation, tint, each by up to `strength`."""
     brightness, contrast, saturation, tint = (1 + strength * (2 * draws - 1))[..., None, None].split(1, 1)
-    tint = 1 + (tint - 1) * constant((0.5, 0.0, -0.5), images.device)[:, None, None]  # warm or cold
+    tint = 1 + torch.cat([(tint - 1) * share for share in (0.5, 0.0, -0.5)], 1)  # warm or cold
     grey = images.mean(1, keepdim=True)
     images = (grey + (images - grey) * saturation) * (brightness * tint)
     mean = images.mean((1, 2, 3), keepdim=True)

@@ -1,10 +1,8 @@
 """Colour science on batches: sRGB and CIELAB, and metrics of colour and sharpness.
 
-Images are (B, 3, H, W): RGB in 0..1, sRGB-encoded, or Lab with L in 0..100 and a, b in CIE units (about -110..110).
-All of it runs in float32 on the input's device, also under autocast and TF32: both lower the precision of matrix
-products and convolutions only, so those are written as elementwise sums here.
+Images are (B, 3, H, W) float: sRGB in [0, 1], or Lab with L in [0, 100] and a, b in CIE units (about -110 to 110).
+Autocast and TF32 lower the precision of matrix products and convolutions: they are written as elementwise sums here.
 """
-
 import math
 
 import torch
@@ -16,34 +14,34 @@ WHITE = (0.95047, 1.0, 1.08883)
 
 
 def rgb_to_lab(rgb):
-    """sRGB (B, 3, H, W) in 0..1 to CIELAB (B, 3, H, W); differentiable, with finite gradients everywhere."""
-    linear = _piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
-    xyz = [value / white for value, white in zip(_matmul(XYZ_FROM_RGB, linear.unbind(1)), WHITE)]
-    x, y, z = (_piecewise(v, 0.008856, lambda v: v ** (1 / 3), lambda v: 7.787 * v + 16 / 116) for v in xyz)
+    """sRGB (B, 3, H, W) in [0, 1] to CIELAB (B, 3, H, W); differentiable, with finite gradients everywhere."""
+    linear = piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
+    xyz = [value / white for value, white in zip(matmul(XYZ_FROM_RGB, linear.unbind(1)), WHITE)]
+    x, y, z = (piecewise(v, 0.008856, lambda v: v ** (1 / 3), lambda v: 7.787 * v + 16 / 116) for v in xyz)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
 def lab_to_rgb(lab):
-    """CIELAB (B, 3, H, W) to sRGB (B, 3, H, W) in 0..1; differentiable, with finite gradients everywhere.
+    """CIELAB (B, 3, H, W) to sRGB (B, 3, H, W) in [0, 1]; differentiable, with finite gradients everywhere.
 
     Colours outside sRGB are clipped channel by channel: a clipped channel passes no gradient, the others still do.
     """
     lightness, a, b = lab.float().unbind(1)
     y = (lightness + 16) / 116
     xyz = [y + a / 500, y, (y - b / 200).clamp(min=0)]  # no light has a negative Z
-    xyz = [white * _piecewise(v, 0.2068966, lambda v: v**3, lambda v: (v - 16 / 116) / 7.787)
+    xyz = [white * piecewise(v, 0.2068966, lambda v: v**3, lambda v: (v - 16 / 116) / 7.787)
            for v, white in zip(xyz, WHITE)]
-    linear = torch.stack(_matmul(RGB_FROM_XYZ, xyz), 1).clamp(0, 1)
-    return _piecewise(linear, 0.0031308, lambda v: 1.055 * v ** (1 / 2.4) - 0.055, lambda v: 12.92 * v)
+    linear = torch.stack(matmul(RGB_FROM_XYZ, xyz), 1).clamp(0, 1)
+    return piecewise(linear, 0.0031308, lambda v: 1.055 * v ** (1 / 2.4) - 0.055, lambda v: 12.92 * v)
 
 
-def _piecewise(value, threshold, curve, line):
+def piecewise(value, threshold, curve, line):
     """`curve` above the threshold, `line` below. The curve never sees a value below it: where() would multiply the
     infinite slope of a root there by zero, and the gradient would be NaN."""
     return torch.where(value > threshold, curve(value.clamp(min=threshold)), line(value))
 
 
-def _matmul(matrix, channels):
+def matmul(matrix, channels):
     return [sum(weight * channel for weight, channel in zip(row, channels)) for row in matrix]
 
 
@@ -83,18 +81,18 @@ def ciede2000(lab1, lab2):
 
 
 def psnr(prediction, truth):
-    """Peak signal-to-noise ratio in dB of images (B, C, H, W) in 0..1: (B,). Infinite where they are equal."""
+    """Peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1]: (B,). Infinite where they are equal."""
     return -10 * (prediction.float() - truth.float()).square().mean((1, 2, 3)).log10()
 
 
 def ssim(prediction, truth):
-    """Structural similarity of images (B, C, H, W) in 0..1, H and W at least 11: (B,), 1 where they are equal.
+    """Structural similarity of images (B, C, H, W) in [0, 1], H and W at least 11: (B,), 1 where they are equal.
 
     Wang, Bovik, Sheikh, Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5, a channel at a time; only windows
     that lie inside the image count.
     """
     x, y = prediction.float(), truth.float()
-    mean_x, mean_y, squares, product = (_blur(v) for v in (x, y, x * x + y * y, x * y))
+    mean_x, mean_y, squares, product = (blur(v) for v in (x, y, x * x + y * y, x * y))
     means, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
     c1, c2 = 0.01**2, 0.03**2
     similarity = ((2 * means + c1) * (2 * (product - means) + c2)
@@ -102,7 +100,7 @@ def ssim(prediction, truth):
     return similarity.mean((1, 2, 3))
 
 
-def _blur(image, radius=5, sigma=1.5):
+def blur(image, radius=5, sigma=1.5):
     """Gaussian blur without padding. A sum of shifted images: as a convolution it would run in TF32 or bf16, too
     coarse for the variances that ssim takes as differences of its results."""
     taps = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
@@ -116,7 +114,7 @@ def _blur(image, radius=5, sigma=1.5):
 
 
 def colorfulness(rgb):
-    """Colourfulness of images (B, 3, H, W) in 0..1: (B,), on the paper's scale, from 0 (grey) to 109 (extremely).
+    """Colourfulness of images (B, 3, H, W) in [0, 1]: (B,), on the paper's scale, from 0 (grey) to 109 (extremely).
 
     Hasler, Süsstrunk 2003, "Measuring colourfulness in natural images", the metric M(3).
     """

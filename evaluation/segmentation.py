@@ -104,9 +104,7 @@ def score_bands(predictor, image):
     for scores in tiled_scores(predictor, rows, seen):
         first, last = (round(row * own[0] / seen[0]) for row in (done, done + scores.shape[1]))
         done += scores.shape[1]
-        if seen == own:
-            yield scores
-        elif last > first:
+        if last > first:
             yield F.interpolate(scores[None], (last - first, own[1]), mode="bilinear")[0]
 
 

@@ -40,5 +40,5 @@ def tiled_scores(predictor, rows, size):
                     sums = scores.new_zeros(len(scores), height, size[1])
                 sums[:, :, left : left + width] += weight * scores.softmax(0)
         whole = sums[:, : following - top]  # no tile further down reaches it
-        yield (whole / whole.sum(0)).log()
+        yield (whole / whole.sum(0)).clamp(min=1e-30).log()  # finite, so that it can be interpolated
         sums = torch.cat([sums[:, following - top :], torch.zeros_like(whole)], 1)

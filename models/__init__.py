@@ -5,9 +5,9 @@ resnet9.py     ResNet-9, for small images
 fcn.py         ResNet-FCN32
 unet.py        U-Net, with or without skip connections
 normalize.py   the first step of every network
-
-Here: networks are built from a description, as checkpoints hold it, and their work is counted.
 """
+from functools import partial
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,20 +16,17 @@ from models.fcn import ResNetFCN32
 from models.resnet9 import ResNet9
 from models.unet import UNet
 
+NETWORKS = {"unet": UNet, "fcn32": ResNetFCN32, "resnet9": ResNet9,
+            **{name: partial(ResNet, depth=name) for name in BLOCKS}}
+
 
 def build_network(network):
-    """The network that a description such as {"name": "unet", "in_channels": 3, ...} stands for.
+    """The network that a checkpoint's description such as {"name": "unet", "in_channels": 3, ...} stands for.
 
-    Raises ValueError or TypeError for a description of no network.
+    Raises KeyError or TypeError for a description of no network.
     """
     settings = dict(network)
-    name = settings.pop("name", None)
-    if name in BLOCKS:
-        return ResNet(depth=name, **settings)
-    networks = {"unet": UNet, "fcn32": ResNetFCN32, "resnet9": ResNet9}
-    if name not in networks:
-        raise ValueError(f"there is no network called {name}")
-    return networks[name](**settings)
+    return NETWORKS[settings.pop("name")](**settings)
 
 
 def count_gflops(network, size):

@@ -7,9 +7,8 @@ from models.classifier import ResNet
 
 def bilinear_kernel(stride):
     """The (2 * stride, 2 * stride) kernel with which a transposed convolution interpolates bilinearly."""
-    offset = torch.arange(2 * stride) - (stride - 0.5)
-    triangle = 1 - offset.abs() / stride
-    return triangle[:, None] * triangle[None, :]
+    triangle = 1 - (torch.arange(2 * stride) - (stride - 0.5)).abs() / stride
+    return triangle[:, None] * triangle
 
 
 class ResNetFCN32(nn.Module):

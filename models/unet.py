@@ -12,19 +12,9 @@ class DoubleConv(nn.Sequential):
     def __init__(self, in_channels, out_channels):
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
+            nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
-
-
-class Down(nn.Sequential):
-    """Half the resolution, then a DoubleConv."""
-
-    def __init__(self, in_channels, out_channels):
-        super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels))
+            nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class Up(nn.Module):
@@ -52,7 +42,8 @@ class UNet(nn.Module):
         self.skips, self.stride = skips, 2**depth
         channels = [width * 2**i for i in range(depth + 1)]
         self.stem = DoubleConv(in_channels, width)
-        self.down = nn.ModuleList([Down(channels[i], channels[i + 1]) for i in range(depth)])
+        self.down = nn.ModuleList([
+            nn.Sequential(nn.MaxPool2d(2), DoubleConv(channels[i], channels[i + 1])) for i in range(depth)])
         self.up = nn.ModuleList([Up(channels[i + 1], channels[i], skips) for i in reversed(range(depth))])
         self.head = nn.Conv2d(width, out_channels, 1)
 
