@@ -115,8 +115,7 @@ def draw_colorization(predictor, split, path):
 def predict_colorization(predictor, image):
     """A Pillow image of any size, grey or not -> the coloured one at its own size.
 
-    With the target "lab" the colours come from the network's size, and the lightness, with all its detail, from the
-    original.
+    With the target "lab" the colours come from the network's size, and the lightness, with all detail, from the image.
     """
     lightness, _ = lightness_and_ab(as_batch(image, predictor.metadata["size"], predictor.device))
     painted = paint(predictor(lightness), lightness, predictor.metadata)[0]

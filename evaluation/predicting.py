@@ -38,18 +38,16 @@ def predict(args):
     out, problems, rows = Path(args.out), [], []
     images = find_inputs(args.images, out, problems.append)
     out.mkdir(parents=True, exist_ok=True)
-    for problem in problems:
-        refuse(problem)
-    for result in tqdm(predict_each(predictor, images, out, args), total=len(images), unit="img", disable=None):
+    results = tqdm(predict_each(predictor, images, out, args), total=len(images), unit="img", disable=None)
+    for result in itertools.chain(problems, results):
         if isinstance(result, dict):
             rows.append(result)
         else:
-            problems.append(result)
             refuse(result)
     if rows:
         write_tables(rows, images, out)
     print(f"{len(rows)} of {len(images)} images predicted into {out}")
-    return 2 if problems else 0
+    return 2 if problems or len(rows) < len(images) else 0
 
 
 def write_tables(rows, images, out):
@@ -67,9 +65,9 @@ def write_tables(rows, images, out):
 def find_inputs(words, out, on_error):
     """{path: name} of the images that words of the command line mean: files, folders, and patterns such as *.jpg.
 
-    The name is what the results are called in the folder `out`: the path below the folder, or below the part of a
-    pattern before its first *, without suffix. What `out` holds is no input. `on_error` takes the message of a folder
-    without images. Raises InputError where images would lie among the results.
+    Results are called by the name: the path below the folder, or below the part of a pattern before its first *,
+    without suffix. What the folder `out` holds is no input. `on_error` takes the message of a folder without images.
+    Raises InputError where images would lie among the results.
     """
     found, used, out = {}, set(), out.resolve()
     for word in words:

@@ -33,9 +33,8 @@ def predicted_classes(predictor, images):
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1, and the BY_CLASS, each a dict, with
-    None for 0/0. Without `outlines` there is no boundary_f1, which takes time.
-    """
+    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1 (which takes time, and needs
+    `outlines`), and those BY_CLASS, each a dict, with None for 0/0."""
     classes, pixels, edges = predictor.metadata["classes"], [], []
     for truth, prediction in predicted_masks(predictor, split):
         pixels.append(utils.pixel_counts(truth, prediction, len(classes)).sum(0).numpy())

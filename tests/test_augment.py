@@ -1,4 +1,4 @@
-"""Augmentation: counted randomness, image and mask moved as one, void where the frame left the picture."""
+"""Augmentation: counted randomness, image and mask moved as one, void where the frame left the image."""
 import torch
 
 from data.augment import DRAWS, augment
@@ -25,7 +25,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 
 def test_image_and_mask_move_together():
-    """The picture shows its own mask in black and white, and must go on doing so, but for blurred edges."""
+    """The image shows its own mask in black and white, and must go on doing so, but for blurred edges."""
     images, masks, draws = batch()
     moved, moved_masks = augment(images, masks, draws, flip=0.5, rotate=20, scale=(0.6, 1.7), shift=0.1)
     seen = moved_masks != VOID

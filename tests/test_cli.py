@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: from data to pictures, interrupted and resumed, and given the wrong things."""
+"""The scripts as a user runs them: from data to images, interrupted and resumed, and given the wrong things."""
 import csv
 import errno
 import json
@@ -46,7 +46,7 @@ def rows(path):
 
 
 @pytest.mark.parametrize("model", ["unet", "fcn32"])
-def test_segmentation_from_folder_to_pictures(run, here, street, caches, model):
+def test_segmentation_from_folder_to_images(run, here, street, caches, model):
     code, out, err = run("train_segmentation.py", "--model", model, "--data", street, "--data-dir", caches,
                          "--epochs", 30, *QUICK, "--out", "run")
     assert code == 0, err
@@ -64,7 +64,7 @@ def test_segmentation_from_folder_to_pictures(run, here, street, caches, model):
     code, out, _ = run("evaluate.py", "score", "run", "--data-dir", caches)
     assert code == 0 and f"miou: {summary['metrics']['miou']:.4f}" in out
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)).save("own photo.jpg")
-    (here / "broken.png").write_bytes(b"no picture")
+    (here / "broken.png").write_bytes(b"no image")
     code, out, err = run("evaluate.py", "predict", "run", "own photo.jpg", "broken.png", "--out", "predicted")
     assert code == 2 and "1 of 2" in out and "broken.png" in err
     mask = Image.open(here / "predicted/own photo.png")
@@ -84,10 +84,10 @@ def test_classification(run, here, kinds, caches):
         {"truth": "apple", "apple": "6", "lime": "0"}, {"truth": "lime", "apple": "0", "lime": "6"}]
     assert 0 < metrics["interval"][0] < 1 and metrics["interval"][1] == pytest.approx(1)
     assert Image.open(here / "run/confusion.png").width > 100 and Image.open(here / "run/mistakes.png").width > 100
-    pictures = sorted((kinds / "test").glob("*/*"))  # 0.png of either class, and so on
-    code, _, err = run("evaluate.py", "predict", "run", *pictures, "--out", "predicted")
+    images = sorted((kinds / "test").glob("*/*"))  # 0.png of either class, and so on
+    code, _, err = run("evaluate.py", "predict", "run", *images, "--out", "predicted")
     assert code == 0, err
-    names = {f"{path.parent.name}/{path.name}" for path in pictures}
+    names = {f"{path.parent.name}/{path.name}" for path in images}
     assert {row["name"] for row in rows(here / "predicted/labels.csv")} == names
 
 
@@ -244,8 +244,8 @@ def test_resumed_equals_uninterrupted(run, here, request, caches, script, data, 
     assert hashes(here / "parts") == hashes(here / "whole")
 
 
-def test_going_on_with_more_epochs_and_with_other_pictures(run, here, street, caches):
-    """More epochs take up the longer schedule; pictures that came since would mix what is trained on with test."""
+def test_going_on_with_more_epochs_and_with_other_images(run, here, street, caches):
+    """More epochs take up the longer schedule; images that came since would mix what is trained on with test."""
     for kind in ("images", "masks"):
         shutil.copytree(street / "train" / kind, here / "flat" / kind)
     words = ("train_segmentation.py", "--data", "flat", "--data-dir", caches, *QUICK, "--schedule", "cosine",
@@ -311,7 +311,7 @@ def test_a_second_run_in_the_folder_is_refused(run, here, street, caches, monkey
     holder.communicate(b"\n")
     assert (here / "run/last.pt").read_bytes() == before and not (here / "run.1").exists()
     assert run(*words, "--resume")[0] == 0
-    code, _, err = run(*words[:-1], street / "run")  # its pictures would be data
+    code, _, err = run(*words[:-1], street / "run")  # its images would be data
     assert code == 2 and "outside the data" in err and err.count("\n") == 1
 
     def no_locks(*_):
@@ -393,8 +393,8 @@ def test_hostile_checkpoints_are_refused(run, here, street, caches):
     assert not (here / "executed").exists()
 
 
-def odd_pictures():
-    """Name -> (height, width) when upright of pictures that are unusual and right."""
+def odd_images():
+    """Name -> (height, width) when upright of images that are unusual and right."""
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8))
     turned = Image.Exif()
@@ -416,9 +416,9 @@ def odd_pictures():
             "really png.jpg": size}
 
 
-def test_predict_uses_or_names_every_picture(run, here):
-    """One bad picture stops no other; each is one line, whatever its name; nothing is written through a link."""
-    sizes = odd_pictures()
+def test_predict_uses_or_names_every_image(run, here):
+    """One bad image stops no other; each is one line, whatever its name; nothing is written through a link."""
+    sizes = odd_images()
     (here / "bad\nname.png").write_bytes(b"?")
     (here / "cut.png").write_bytes((here / "deep.png").read_bytes()[:300])
     (here / "empty.jpg").touch()

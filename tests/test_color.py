@@ -9,29 +9,29 @@ from skimage import metrics as skmetrics
 from data import color
 
 
-def pictures(*shape, seed=0):
+def images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def corners():
-    """The 27 combinations of 0, 0.5 and 1 as a picture: black, white, grey and the pure colours among them."""
+    """The 27 combinations of 0, 0.5 and 1 as an image: black, white, grey and the pure colours among them."""
     levels = torch.tensor([0.0, 0.5, 1.0])
     return torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 3, 9)
 
 
 def lab_noise(reach, seed=0):
     """Random Lab with a and b in -reach..reach, in and out of sRGB's gamut."""
-    lightness, a, b = pictures(3, 2, 40, 40, seed=seed)
+    lightness, a, b = images(3, 2, 40, 40, seed=seed)
     return torch.stack([100 * lightness, reach * (2 * a - 1), reach * (2 * b - 1)], 1)
 
 
 def as_column(points):
-    """Points (N, 3) as a picture (1, 3, N, 1)."""
+    """Points (N, 3) as an image (1, 3, N, 1)."""
     return torch.as_tensor(points, dtype=torch.float32).T[None, :, :, None]
 
 
 def test_rgb_to_lab_equals_skimage():
-    rgb = torch.cat([pictures(1, 3, 60, 9), pictures(1, 3, 60, 9) * 0.05, corners()], 2)
+    rgb = torch.cat([images(1, 3, 60, 9), images(1, 3, 60, 9) * 0.05, corners()], 2)
     truth = skcolor.rgb2lab(rgb.double().numpy(), channel_axis=1)
     assert np.abs(color.rgb_to_lab(rgb).numpy() - truth).max() < 1e-3
 
@@ -46,7 +46,7 @@ def test_lab_to_rgb_equals_skimage_in_and_out_of_gamut():
 
 
 def test_lab_round_trip():
-    rgb = torch.cat([pictures(1, 3, 50, 9), corners()], 2)
+    rgb = torch.cat([images(1, 3, 50, 9), corners()], 2)
     torch.testing.assert_close(color.lab_to_rgb(color.rgb_to_lab(rgb)), rgb, atol=1e-3, rtol=0)
 
 
@@ -63,7 +63,7 @@ def test_conversions_have_finite_gradients(convert, values):
 
 
 def test_autocast_changes_nothing():
-    first, second = pictures(1, 3, 16, 16), pictures(1, 3, 16, 16, seed=1)
+    first, second = images(1, 3, 16, 16), images(1, 3, 16, 16, seed=1)
 
     def results():
         return (color.rgb_to_lab(first), color.lab_to_rgb(100 * first), color.ciede2000(first, second),
@@ -104,8 +104,8 @@ def test_ciede2000_equals_skimage(reach):
 @pytest.mark.parametrize("noise", [0.003, 0.1, 1])
 def test_psnr_and_ssim_equal_skimage(noise):
     rows = torch.linspace(0, 1, 40).view(1, 1, 40, 1)
-    truth = (rows * pictures(3, 3, 1, 1) + 0.1 * pictures(3, 3, 40, 33)).clamp(0, 1)  # flat enough to cancel badly
-    prediction = (truth + noise * (pictures(3, 3, 40, 33, seed=1) - 0.5)).clamp(0, 1)
+    truth = (rows * images(3, 3, 1, 1) + 0.1 * images(3, 3, 40, 33)).clamp(0, 1)  # flat enough to cancel badly
+    prediction = (truth + noise * (images(3, 3, 40, 33, seed=1) - 0.5)).clamp(0, 1)
     psnr, ssim = color.psnr(prediction, truth), color.ssim(prediction, truth)
     for i, (x, y) in enumerate(zip(prediction.double().numpy(), truth.double().numpy())):
         assert psnr[i].item() == pytest.approx(skmetrics.peak_signal_noise_ratio(y, x, data_range=1), abs=1e-3)
@@ -115,7 +115,7 @@ def test_psnr_and_ssim_equal_skimage(noise):
 
 
 def test_colorfulness_follows_its_definition():
-    rgb = pictures(2, 3, 12, 10)
+    rgb = images(2, 3, 12, 10)
     red, green, blue = 255 * rgb[1].double().numpy()
     rg, yb = red - green, (red + green) / 2 - blue
     expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
@@ -126,5 +126,5 @@ def test_colorfulness_follows_its_definition():
 def test_gradient_energy_of_ramp_and_of_blur():
     ramp = (0.02 * torch.arange(30.0) + 0.01 * torch.arange(20.0)[:, None]).expand(1, 3, 20, 30)
     assert color.gradient_energy(ramp).item() == pytest.approx(0.02**2 + 0.01**2, rel=1e-4)
-    sharp = pictures(1, 3, 32, 32)
+    sharp = images(1, 3, 32, 32)
     assert color.gradient_energy(torch.nn.functional.avg_pool2d(sharp, 3, 1)) < color.gradient_energy(sharp) / 4

@@ -32,8 +32,8 @@ def test_any_size(network, size):
         assert network.eval()(torch.randn(2, 3, *size)).shape == (2, 5, *size)
 
 
-def test_padding_leaves_the_picture_in_place():
-    """A U-Net on a picture that needs padding agrees with itself on the picture padded beforehand."""
+def test_padding_leaves_the_image_in_place():
+    """A U-Net on an image that needs padding agrees with itself on the image padded beforehand."""
     network = UNet(3, 4, width=4).eval()
     image = torch.randn(1, 3, 30, 41)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_what_is_lost_at_the_bottleneck_can_only_come_by_the_skips(skips):
     assert torch.equal(one, other) is not skips
 
 
-def test_a_mirrored_network_sees_a_picture_and_its_mirror_image_alike():
+def test_a_mirrored_network_sees_an_image_and_its_mirror_image_alike():
     network, images = ResNet(5, width=4, small_stem=True).eval(), torch.rand(3, 3, 32, 32)
     predictor, alone = (Predictor(network, {"mirror": mirror}, torch.device("cpu"), torch.float32)
                         for mirror in (True, False))
