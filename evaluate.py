@@ -33,7 +33,7 @@ def score(args):
     if data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
-    if data.assignment and not args.data and split.digest != metadata.get("pictures", {}).get(args.split, split.digest):
+    if data.assignment and not args.data and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
         raise InputError(f"{metadata['data']} holds other images than when the run was trained, so the split made "
                          "then is gone (split.json says which it was): put them back, or give a folder with --data")
     print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import math
 import os
 import signal
@@ -69,10 +70,9 @@ def gather(parts):
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device.
 
-    With an `epoch` the samples come in random order. The order and the draws follow from (seed, epoch) alone. A last
-    batch that is not full is left out, because batch norm suffers from small batches. Without an epoch all samples
-    come in order. `start` skips that many batches, to go on within an epoch. With several processes, each gets a part
-    of every training batch; for scoring, each gets whole batches in turn.
+    To train, give an `epoch`: order and draws follow from (seed, epoch) alone, and a last batch that is not full is
+    left out. To score, leave it out: all samples come in order. `start` skips that many batches. Of several processes,
+    each gets a part of every batch to train on, and whole batches in turn to score.
     """
     count, rank, processes = len(split), process_rank(), world_size()
     if epoch is None:
@@ -86,7 +86,7 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
-    early = device.type != "mps"  # where a copy that nobody waits for may arrive damaged
+    early = device.type != "mps"  # there a copy that nobody waits for may arrive damaged
     for indices, arrays in zip(chunks, load(split, chunks, device, workers)):
         arrays = *arrays, torch.from_numpy(draws[indices])
         yield tuple(array if array is None else array.to(device, non_blocking=early) for array in arrays)
@@ -101,43 +101,28 @@ def load(split, chunks, device, workers):
         places = (torch.from_numpy(chunk).to(device, non_blocking=True) for chunk in chunks)
         return ([array if array is None else array[place] for array in resident] for place in places)
     several = {"prefetch_factor": 4, "timeout": 300, "multiprocessing_context": START_METHOD} if workers else {}
-    loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
-                        pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
     check_loaders(split, workers, max(map(len, chunks), default=0))
-    if not (workers and hasattr(signal, "pthread_sigmask")):
-        return loader
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a new loader process must not die of them
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
+                      pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
 
 
 def keep_on_gpu(split, device):
-    """The [images, targets] of a small split in the GPU's memory; [] where batches are to be loaded.
-
-    Small means a sixteenth of the memory, so that train, val and test leave room for the network.
-    """
+    """The [images, targets] of a split that fills up to a sixteenth of the GPU's memory; [] for any other."""
     if split.on_gpu is None:
-        arrays = [array for array in (split.images, split.targets) if array is not None]
+        arrays = split.images, split.targets
         limit = torch.cuda.get_device_properties(device).total_memory / 16 if device.type == "cuda" else 0
-        fits = sum(array.nbytes for array in arrays) <= limit
+        fits = sum(array.nbytes for array in arrays if array is not None) <= limit
         split.on_gpu = [array if array is None else torch.from_numpy(np.array(array)).to(device)
-                        for array in (split.images, split.targets)] if fits else []
+                        for array in arrays] if fits else []
     return split.on_gpu
 
 
 def leave_stopping_to_parent(worker):
-    """Let a loader process ignore Ctrl-C, and end a minute after another signal to stop.
-
-    These signals reach every process of a job. The training process finishes its step first, and needs its loaders for
-    that. Should it die, the loaders end by themselves.
-    """
+    """Let a loader process ignore Ctrl-C, and end a minute after another signal: training first finishes its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         for number in STOPPING[1:]:
             signal.signal(number, lambda *_: signal.alarm(60))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 class WholeBatches(torch.utils.data.Dataset):
@@ -146,12 +131,8 @@ class WholeBatches(torch.utils.data.Dataset):
     def __init__(self, split):
         self.split = split
 
-    def __len__(self):
-        return len(self.split)
-
     def __getitem__(self, indices):
-        images, targets = self.split.read(indices)
-        return torch.from_numpy(images), None if targets is None else torch.from_numpy(targets)
+        return tuple(array if array is None else torch.from_numpy(array) for array in self.split.read(indices))
 
 
 def evenly(total, count):
@@ -160,10 +141,7 @@ def evenly(total, count):
 
 
 def shrink(size, multiple=16):
-    """About 0.7 of each side of (H, W), so half the work: the size of the first epochs (progressive resizing).
-
-    From Howard's fast.ai entry to DAWNBench (2018). The later epochs, at full size, learn the fine detail.
-    """
+    """About 0.7 of each side of (H, W), half the work: the first epochs' size (Howard's progressive resizing, 2018)."""
     return tuple(max(round(side * 0.7 / multiple) * multiple, min(side, multiple)) for side in size)
 
 
@@ -172,10 +150,7 @@ def shrink(size, multiple=16):
 
 
 def write_atomically(path, data, durable=True):
-    """Write bytes or text beside `path` and rename them into place, so that no reader ever sees half a file.
-
-    With `durable` the file also survives a power cut; that waits for the disk.
-    """
+    """Write bytes or text and rename them into place: no reader sees half a file. `durable`: nor after a power cut."""
     if process_rank():
         return
     path = Path(path)
@@ -190,6 +165,11 @@ def write_atomically(path, data, durable=True):
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(path, data):
+    """Write numbers, texts, lists and dicts; what is none of them is written as its text."""
+    write_atomically(path, json.dumps(data, indent=2, default=str))
 
 
 def write_csv(path, rows, encoding="utf-8"):
@@ -230,9 +210,7 @@ def pixel_counts(truth, prediction, classes):
 
 def segmentation_scores(counts):
     """Counts (..., 3, K), summed over images -> miou, pixel_accuracy and frequency_weighted_iou (...), and iou,
-    dice, precision and recall (..., K) by class.
-
-    A score of 0/0 is nan. A class in neither truth nor prediction, whose IoU is nan, has no part in the mean.
+    dice, precision and recall (..., K) by class, nan for 0/0. A class whose IoU is nan has no part in the mean.
     """
     right, true, predicted = np.moveaxis(np.asarray(counts, float), -2, 0)
     union, total = true + predicted - right, true.sum(-1).clip(1)
@@ -252,12 +230,10 @@ def wilson_interval(hits, count, z=1.96):
 
 
 def outline_counts(truth, prediction, classes, tolerance=0.0075):
-    """Masks (H, W) uint8 -> counts (4, K) of boundary pixels by class.
+    """Masks (H, W) uint8 -> boundary pixels by class (4, K): the truth's met, all of it; the prediction's met, all.
 
-    The rows: the truth's pixels that are met, all of the truth's, the prediction's that are met, all of the
-    prediction's. A boundary pixel is met if the other mask has a boundary pixel of that class within `tolerance`, a
-    share of the image's diagonal (Csurka et al. 2013, as used for SegNet). The image's edge is no boundary, and what
-    only borders on void is not counted.
+    A pixel is met if the other mask has a boundary pixel of that class within `tolerance`, a share of the diagonal
+    (Csurka et al. 2013, as used for SegNet). The image's edge is no boundary, nor is the edge of void.
     """
     radius = max(1, round(tolerance * math.hypot(*truth.shape)))
     inner = neighbourhood(np.minimum, truth != VOID)
@@ -277,7 +253,7 @@ def outline_counts(truth, prediction, classes, tolerance=0.0075):
 
 def neighbourhood(extreme, image):
     """np.minimum or np.maximum over the 3x3 neighbourhood of each pixel, as far as that lies in the image (H, W)."""
-    for _ in range(2):  # up and down, and then, transposed, left and right
+    for _ in range(2):  # up and down, then, transposed, left and right
         result = image.copy()
         extreme(result[1:], image[:-1], out=result[1:])
         extreme(result[:-1], image[1:], out=result[:-1])
@@ -325,7 +301,7 @@ def new_figure(rows, columns, width, height):
 
 
 def plot_curves(histories, path):
-    """A panel for the training loss and for each validation score; `histories`: label -> rows of metrics.csv."""
+    """A panel for the training loss and each score on val; `histories`: label -> rows of metrics.csv."""
     columns = [key for key in list(histories.values())[0][0] if key == "train_loss" or key.startswith("val_")]
     figure, axes = new_figure(1, len(columns), 4.2 * len(columns), 3.4)
     for axis, column in zip(axes[0], columns):
@@ -381,8 +357,7 @@ def plot_confusion(counts, classes, path):
 def plot_images(rows, titles, path, legend=()):
     """Rows of images (H, W, 3) uint8; `titles` has a row of texts for the first rows; legend: (name, (r, g, b))."""
     height, width = rows[0][0].shape[:2] if rows else (1, 1)
-    columns = max(map(len, rows), default=1)
-    lines = max(len(rows), 1)
+    columns, lines = max(map(len, rows), default=1), max(len(rows), 1)
     figure, axes = new_figure(lines, columns, 3 * columns, 3 * height / width * lines + 0.9)
     for axis in axes.flat:
         axis.axis("off")
@@ -395,8 +370,7 @@ def plot_images(rows, titles, path, legend=()):
     if legend:
         from matplotlib.patches import Patch
 
-        patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
-                   for name, color in legend]
+        patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name) for name, color in legend]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), fontsize=8)
     save_figure(figure, path)
 

@@ -85,7 +85,7 @@ def was_made_with(folder, script, settings, open_test):
         config = json.loads((folder / "config.json").read_text())
         made = all(config["settings"].get(key) == value for key, value in settings.items())
         test = open_test(TASKS[script], settings["seed"], tuple(settings["size"])).splits["test"]
-        return made and config["pictures"]["test"] == test.digest
+        return made and config["digests"]["test"] == test.digest
     except (OSError, json.JSONDecodeError, LookupError, TypeError, AttributeError):
         return False
 

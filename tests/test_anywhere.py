@@ -125,7 +125,7 @@ def test_signals_save(run, here, words, monkeypatch, number, ignored, code):
         assert signal.getsignal(number) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
     finally:
         signal.signal(number, before)
-    assert load_checkpoint("run/last.pt")["step"] == (0 if ignored else 1)
+    assert load_checkpoint("run/last.pt")["step_in_epoch"] == (0 if ignored else 1)
 
 
 def test_a_second_interrupt_ends_a_step_that_hangs(run, here, words, monkeypatch):

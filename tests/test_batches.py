@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def split():
-    """Pictures labelled by their own numbers."""
+    """Images labelled by their own numbers."""
     images = np.random.default_rng(0).integers(0, 255, (23, 3, 4, 5), np.uint8)
     return Split(images, np.arange(23), [str(i) for i in range(23)])
 

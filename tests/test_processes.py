@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from models import build_network
 from training.processes import join_processes, parallelize
 from utils import process_rank, world_size
-pictures, labels = torch.load(sys.argv[1], weights_only=True)
+images, labels = torch.load(sys.argv[1], weights_only=True)
 join_processes(torch.device("cpu"))
 torch.manual_seed(0)
 model = build_network({"name": "resnet18", "classes": 2, "width": 4, "small_stem": True}).double()
 rank, processes = process_rank(), world_size()
 shared = parallelize(model, torch.device("cpu"))
-F.cross_entropy(shared(pictures[rank::processes]), labels[rank::processes]).backward()
+F.cross_entropy(shared(images[rank::processes]), labels[rank::processes]).backward()
 if rank == 0:
     torch.save(dict(model.named_buffers()) | {name: p.grad for name, p in model.named_parameters()}, sys.argv[2])
 os._exit(0)  # gloo's threads, which an ordinary exit now and then trips over, live as long as `shared`
@@ -45,21 +45,21 @@ def torchrun(folder, script, *words, processes=2):
 def test_gradients_are_those_of_the_whole_batch(tmp_path):
     """In float64, where a ReLU does not switch for rounding: gradients, and batch norm's running statistics."""
     torch.manual_seed(1)
-    pictures, labels = torch.rand(8, 3, 32, 32).double(), torch.arange(8) % 2
-    torch.save((pictures, labels), tmp_path / "batch.pt")
+    images, labels = torch.rand(8, 3, 32, 32).double(), torch.arange(8) % 2
+    torch.save((images, labels), tmp_path / "batch.pt")
     (tmp_path / "gradients.py").write_text(GRADIENTS)
     done = torchrun(tmp_path, "gradients.py", "batch.pt", "shared.pt")
     assert done.returncode == 0, done.stderr
     torch.manual_seed(0)
     model = build_network({"name": "resnet18", "classes": 2, "width": 4, "small_stem": True}).double()
-    F.cross_entropy(model(pictures), labels).backward()
+    F.cross_entropy(model(images), labels).backward()
     shared = torch.load(tmp_path / "shared.pt", weights_only=True)
     for name, expected in [*model.named_buffers(), *((name, p.grad) for name, p in model.named_parameters())]:
         torch.testing.assert_close(shared[name], expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_nothing_is_counted_twice(street, tmp_path):
-    """Three processes share out 4 pictures unevenly: their metrics are those of one with the same weights."""
+    """Three processes share out 4 images unevenly: their metrics are those of one with the same weights."""
     caches, cpu = tmp_path / "caches", torch.device("cpu")
     for script, task in (("train_segmentation.py", "segmentation"), ("train_colorization.py", "colorization")):
         batch = ("--batch-size", 6, "--data", street, "--data-dir", caches, "--out", task)

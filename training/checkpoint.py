@@ -14,11 +14,10 @@ from models import BLOCKS, build_network
 from models.normalize import memory_format
 from utils import log, write_atomically
 
-# What a checkpoint says of itself, beside its weights; those of a task add to it.
+# What a checkpoint says of itself, beside what a task adds. Only some have the tile's (height, width) and the scale, of
+# training on tiles, or the levels, the values of deep images that are 0 and 255.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
-            "ids": list, "weights": dict}
-# Of a run that was trained on tiles, (height, width) and shares; of one on deep images, the values that are 0 and 255.
-OPTIONAL = {"tile": list, "scale": list, "levels": list}
+            "ids": list, "weights": dict, "tile": list, "scale": list, "levels": list}
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"), "colorization": ("unet",)}
 
 
@@ -29,10 +28,7 @@ def autocast(device, dtype):
 
 @dataclass
 class Predictor:
-    """A network with all that is needed to use it: predictor(images) -> its output, in the chosen precision.
-
-    `metadata` is what a checkpoint says of itself: task, network, data, size, classes, colors and ids, and more.
-    """
+    """A network with what its checkpoint says of itself: predictor(images) -> its output, in the chosen precision."""
     model: torch.nn.Module
     metadata: dict
     device: torch.device
@@ -53,27 +49,21 @@ def load_checkpoint(path):
     """Read a checkpoint of ours: a dict of numbers, text and tensors. Raises InputError."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        wrong = [key for key, kind in METADATA.items() if not isinstance(checkpoint.get(key), kind)]
-        wrong += [key for key, kind in OPTIONAL.items() if not isinstance(checkpoint.get(key, kind()), kind)]
+        known = {"tile": [], "scale": [], "levels": []} | checkpoint
+        wrong = [key for key, kind in METADATA.items() if not isinstance(known.get(key), kind)]
         if wrong or checkpoint["task"] not in TASKS:
             raise ValueError(f"there is something wrong with its {(wrong or ['task'])[0]}")
     except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
         if getattr(error, "filename", None) or isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise  # the file is not there, or the memory is short: that is not the file's fault
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"{printable(path)} is no checkpoint of ours ({printable(reason)}); take best.pt of a "
-                         "finished run") from error
+        reason = printable(" ".join(str(error).split())[:100])
+        raise InputError(f"{printable(path)} is no checkpoint of ours ({reason}); take a run's best.pt") from error
     return checkpoint
 
 
 def load_run(run):
-    """The best checkpoint of a run's folder (or the file itself) -> (network in eval mode, metadata).
-
-    Raises InputError.
-    """
-    path = Path(run)
-    if path.is_dir():
-        path = path / "best.pt"
+    """A run's folder, or a checkpoint's file -> (its best network in eval mode, metadata). Raises InputError."""
+    path = Path(run, "best.pt") if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise InputError(f"{printable(run)} is no finished run: there is no {printable(path)}")
     metadata = load_checkpoint(path)
@@ -85,8 +75,8 @@ def load_run(run):
             model = build_network(metadata["network"])
         model.load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged or made-up file can go wrong in any way
-        reason = " ".join(str(error).split())[:150]
-        raise InputError(f"{printable(path)} does not hold the network it describes: {printable(reason)}") from error
+        reason = printable(" ".join(str(error).split())[:150])
+        raise InputError(f"{printable(path)} does not hold the network it describes: {reason}") from error
     return model.eval().to(memory_format=torch.channels_last), metadata
 
 
@@ -137,7 +127,7 @@ def start_from_backbone(network, weights):
 
 
 def load_backbone(run):
-    """The classifier of a finished run of task 1, and its description; (None, {}) without one. Raises InputError."""
+    """The classifier of a run of task 1 and its description; (None, {}) without a run. Raises InputError."""
     if not run:
         return None, {}
     classifier, metadata = load_run(run)
@@ -149,12 +139,12 @@ def load_backbone(run):
 def start_from_run(network, description, run):
     """Copy what fits from a run of the same kind of network, whatever its classes. Raises InputError."""
     trained, metadata = load_run(run)
-    kind = metadata["network"]["name"]
-    if kind != description["name"]:
+    if (kind := metadata["network"]["name"]) != description["name"]:
         raise InputError(f"--init {run}: it is a run of {kind}, and this is {description['name']}; give --model {kind}")
     left = copy_weights(network, trained.state_dict())
-    parameters = dict(network.named_parameters())
-    if parameters.keys() <= set(left):
+    parameters = {name for name, _ in network.named_parameters()}
+    taken = len(parameters.difference(left))
+    if not taken:
         raise InputError(f"--init {run}: none of its weights fits; give its --width")
-    log(f"--init {printable(run)}: {len(parameters.keys() - set(left))} of {len(parameters)} weights are taken"
+    log(f"--init {printable(run)}: {taken} of {len(parameters)} weights are taken"
         + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))

@@ -6,9 +6,9 @@ import torch
 
 
 def class_weights(counts, balance):
-    """Counts (K,) of samples or pixels by class -> weights (K,): the share to the power -balance, mean 1 by sample.
+    """Counts (K,) of samples or pixels by class -> their weights in the loss (K,), float32, mean 1 by sample.
 
-    So that a rare class counts in the loss: not at all more at 0, as much as any other class at 1.
+    With a `balance` of 0 all samples count the same, with 1 all classes, however rare.
     """
     share = counts / counts.sum()
     weights = share**-balance
@@ -17,9 +17,8 @@ def class_weights(counts, balance):
 
 def make_optimizer(model, args, device):
     """Adam, AdamW or SGD. Weight decay is for matrices and kernels; norms and biases go without, as is usual."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": args.weight_decay},
+              {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
     fused = device.type in ("cpu", "cuda")
     if args.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=fused)
@@ -40,7 +39,6 @@ def make_schedule(optimizer, args, steps):
     if args.schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, steps)
     if args.schedule in ("onecycle", "linear"):  # up for 15% of the steps, then down to nothing, curved or straight
-        # Momentum stays: cycling it as well gains nothing measurable and makes SGD and Adam differ in one more way.
         return schedules.OneCycleLR(optimizer, args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False,
                                     anneal_strategy="cos" if args.schedule == "onecycle" else "linear")
     return schedules.ConstantLR(optimizer, factor=1.0)
@@ -55,9 +53,9 @@ def fast_forward(schedule, steps):
 
 
 class RunningAverage:
-    """A copy of a model that holds the running average of its weights and of batch norm's statistics.
+    """A copy of a model with the running average of its weights and of batch norm's statistics.
 
-    torch's AveragedModel would do, but it counts its steps in a tensor, for which every step would wait for the GPU.
+    torch's AveragedModel counts its steps in a tensor, for which every step would wait for the GPU.
     """
 
     def __init__(self, model, decay):

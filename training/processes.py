@@ -23,8 +23,8 @@ def join_processes(device):
     try:  # the first process may be decoding a data set for long
         dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(hours=6))
     except (ValueError, RuntimeError) as error:
-        place, reason = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", " ".join(str(error).split())[:100]
-        raise InputError(f"the processes cannot meet at {place} ({reason}); give torchrun another --master-port")
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"the processes cannot meet ({reason}); give torchrun another --master-port")
 
 
 def first_to_fail():
@@ -89,8 +89,7 @@ class SyncedBatchNorm(torch.nn.BatchNorm2d):
 class StopSignal:
     """Within its block SIGINT, SIGTERM and SIGHUP are only noted, so that the step they interrupt can be finished.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays so. Python lets only the main thread handle signals: a
-    training in another thread cannot be stopped by them.
+    A signal that is ignored, as SIGHUP under nohup, stays so. In another thread than the main one none is noted.
     """
 
     def __init__(self, at_once):
@@ -99,10 +98,10 @@ class StopSignal:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.getsignal(number) for number in STOPPING}
-        for number, handler in self.before.items():
-            if handler != signal.SIG_IGN:
-                signal.signal(number, self.note)
+            found = {number: signal.getsignal(number) for number in STOPPING}
+            self.before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
+        for number in self.before:
+            signal.signal(number, self.note)
 
     def __exit__(self, *_):
         for number, handler in self.before.items():

@@ -1,6 +1,5 @@
 """Settings of a run: the flags, the recipe that fills them in, the device and its precision, errors in one line."""
 import argparse
-import json
 import math
 import os
 import shutil
@@ -15,7 +14,7 @@ from data import InputError
 from data.cache import START_METHOD, usable_cores
 from data.images import printable
 from data.sources import check_data
-from training.folder import binding_settings, check_settings
+from training.folder import check_settings, read_settings
 from training.processes import first_to_fail, join_processes, started_by_torchrun
 from utils import log, world_size
 
@@ -63,55 +62,41 @@ def get_args_parser(description, task, models, out):
     return parser
 
 
-def positive_int(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def positive_float(text):
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def not_negative(kind):
-    """An argument type: an int or float that is 0 or more."""
+def number(kind, least):
+    """An argument type: an int or float that is finite and not below `least`."""
     def parse(text):
         value = kind(text)
-        if not 0 <= value < 2**63:
-            raise argparse.ArgumentTypeError(f"{text} is negative, too large or no number")
+        if not least <= value < (2**63 if kind is int else math.inf):
+            raise argparse.ArgumentTypeError(f"{text} is too small, too large or no number")
         return value
 
     parse.__name__ = kind.__name__  # argparse's message for text that is no number says "invalid int value"
     return parse
 
 
-def follow_run(args, parser):
-    """The arguments of a run that is resumed: what the command line leaves out is as it was. Raises InputError.
+def not_negative(kind):
+    return number(kind, 0)
 
-    Whether the data are the same, wherever they are now, is seen when they are open.
-    """
+
+positive_int, positive_float = number(int, 1), number(float, sys.float_info.min)
+
+
+def follow_run(args, parser):
+    """The arguments of a run that is resumed: what the command line leaves out is as it was. Raises InputError."""
     if not getattr(args, "resume", False) or not args.out or not Path(args.out, "config.json").exists():
-        return args  # not a run that is resumed, or not one that says how it was begun
-    try:
-        before = json.loads(Path(args.out, "config.json").read_text())["settings"]
-        parser.set_defaults(**{key: value for key, value in before.items()
-                               if key not in ("task", "out", "resume", "debug", "dry_run", "workers")})
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise InputError(f"{args.out}/config.json is damaged; remove it, and give all settings of the run again")
+        return args  # a new run, a sweep, or one that load_state refuses
+    before = read_settings(args.out)
+    own = {"task", "out", "resume", "debug", "dry_run", "workers"}
+    parser.set_defaults(**{key: value for key, value in before.items() if key not in own})
     args = parser.parse_args()
-    check_settings(args, binding_settings(argparse.Namespace(**before)))
+    check_settings(args, before)  # before the data, which may take long, are opened
     return args
 
 
 def fill_in(args, data, recipes, best_on, out, **known):
-    """All settings of a run: those `known`, the command line's, then the recipe's for this data and network.
+    """All settings of a run, as a new namespace: those `known`, the command line's, the recipe's for data and network.
 
-    `out` is the run's folder where --out is not given; it may name other settings in braces. Returns a new namespace,
-    and prints the notes on the data.
+    `out` is the run's folder where --out is not given; it may name other settings in braces. Prints notes on the data.
     """
     recipe = recipes[args.recipe]
     if args.recipe == "best":
@@ -129,7 +114,7 @@ def fill_in(args, data, recipes, best_on, out, **known):
 
 
 def check_everything(args, task):
-    """The first half of --dry-run: print all that is found in the data. The second half is a few training steps."""
+    """The first half of --dry-run: print what is found in the data. The second half is a few training steps."""
     scale = (1, 1) if getattr(args, "tile", None) else None  # with --tile images keep their own size
     lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed, scale)
     log("\n".join(lines))
@@ -156,13 +141,12 @@ def run_main(main, parser):
     except SystemExit as error:  # after a signal, at the same step in all processes, or after a dry run
         traceback.clear_frames(error.__traceback__)  # ends the unfinished loops, and so their loader processes
         code = error.code
-    except BaseException as error:
+    except KeyboardInterrupt as error:
         traceback.clear_frames(error.__traceback__)
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit(130)
-        advice = None
-        if isinstance(error, (InputError, OSError, RuntimeError, MemoryError, ValueError)):
-            advice = explain(error, args)
+        sys.exit(130)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        advice = explain(error, args)
         if args.debug or advice is None:
             raise
         sys.exit(refuse(advice) if first_to_fail() else 2)
@@ -181,14 +165,11 @@ def explain(error, args):
     if isinstance(error, (InputError, OSError)):
         return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
     # What a CPU, a loader process, cuBLAS and cuDNN say when memory is short.
-    signs = ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory")
-    short_of_memory = any(sign in text for sign in signs)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short_of_memory:
-        batch_size = getattr(args, "batch_size", None)
-        if batch_size is None:
-            return "out of memory: try a smaller --batch-size or --size"
-        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --size"
-        return f"out of memory with --batch-size {batch_size}: try {smaller}"
+    signs = "allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs):
+        if (batch_size := getattr(args, "batch_size", None) or 1) > 1:
+            return f"out of memory with --batch-size {batch_size}: try --batch-size {batch_size // 2}"
+        return "out of memory: try a smaller --batch-size or --size"
     if world_size() > 1 and isinstance(error, RuntimeError) and ("peer" in text or isinstance(error, dist.DistError)):
         return "another process of this run ended; the same command with --resume goes on from the last checkpoint"
     if "DataLoader worker" in text or "DataLoader timed out" in text:
@@ -220,8 +201,8 @@ def setup(args):
     fastest = fastest_sound_dtype(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision, fastest)
     if device.type == "cpu" and dtype == torch.bfloat16 != fastest:
-        log("--precision bf16 is many times slower than fp32 on a CPU that has no instructions for it, as this one; "
-            "leave it out", file=sys.stderr)
+        log("--precision bf16 is many times slower than fp32 on this CPU, which has no instructions for it; leave it "
+            "out", file=sys.stderr)
     if device.type == "cuda" and dtype == torch.float16 and fastest == torch.float32:
         log(f"--precision fp16 is not sound on {torch.cuda.get_device_name(device)}: it is fp32", file=sys.stderr)
         dtype = fastest
@@ -229,7 +210,7 @@ def setup(args):
 
 
 def choose_device(name):
-    """The torch.device that --device names, tried out; the CPU for auto where the GPU fails. Raises InputError.
+    """The torch.device that --device names, tried out; for auto the CPU where the GPU fails. Raises InputError.
 
     Apple's GPU is taken on request alone: torch has given wrong values there, silently (its issues 188371, 174339).
     """
@@ -237,46 +218,43 @@ def choose_device(name):
     if name == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
         if not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
-            log("there is an NVIDIA driver here, but this torch was built without CUDA and takes the CPU; pytorch.org "
-                "says how to install one for the GPU", file=sys.stderr)
+            log("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how "
+                "to install one for the GPU", file=sys.stderr)
     if wanted == "cuda" and started_by_torchrun():
         wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(wanted)
         torch.ones(1, device=device).add_(1)  # that a GPU is there does not mean that this torch has kernels for it
+        return device
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = explain_device(error, wanted)
-        if name != "auto":
-            raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
-        log(f"the GPU cannot be used ({reason}): the CPU in its place", file=sys.stderr)
-        return torch.device("cpu")
-    return device
+        reason = explain_device(str(error), wanted)
+    if name != "auto":
+        raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
+    log(f"the GPU cannot be used ({reason}): the CPU in its place", file=sys.stderr)
+    return torch.device("cpu")
 
 
-def explain_device(error, name):
-    """Why torch cannot use a device: a part of a line."""
-    text = str(error)
+def explain_device(text, name):
+    """Why torch cannot use a device, from its error's text: a part of a line."""
     if "out of memory" in text:
         return "its memory is full, end what else runs there"
     if "no kernel image" in text:
-        major, minor = torch.cuda.get_device_capability(name)
-        reason = f"this torch has no kernels for {torch.cuda.get_device_name(name)}, sm_{major}{minor}"
-        if (major, minor) >= (7, 5):
-            return f"{reason}, a newer one may"
-        return f'{reason}; this one has: pip install "torch<2.15" torchvision --index-url {OLDER_GPUS}'
+        capability = torch.cuda.get_device_capability(name)
+        advice = f'this one has: pip install "torch<2.15" torchvision --index-url {OLDER_GPUS}'
+        return (f"this torch has no kernels for {torch.cuda.get_device_name(name)}; "
+                + ("a newer one may" if capability >= (7, 5) else advice))
     return text.splitlines()[0].split(". ")[0][:200]  # such as that there is no driver, or that it is too old
 
 
 def fastest_sound_dtype(device):
     """bf16 where the hardware multiplies it natively, fp16 on older GPUs with tensor cores, else float32."""
     if device.type == "cuda":
-        capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
-        if capability < (7, 0) or "GTX 16" in name:  # these have no tensor cores; fp16 gives NaN on GTX 16xx
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (7, 0) or "GTX 16" in torch.cuda.get_device_name(device):  # no tensor cores; NaN on GTX 16xx
             return torch.float32
         return torch.bfloat16 if capability >= (8, 0) else torch.float16
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        has = torch.cpu.get_capabilities()
-        native = has.get("avx512_bf16") or has.get("amx_bf16")
-        # oneDNN may be held back from it by ONEDNN_MAX_CPU_ISA, which makes a CPU behave as an older one.
-        return torch.bfloat16 if native and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return torch.float32
+    has = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    if not (has.get("avx512_bf16") or has.get("amx_bf16")):
+        return torch.float32
+    # oneDNN may be held back from it by ONEDNN_MAX_CPU_ISA, which makes a CPU behave as an older one.
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

@@ -32,8 +32,8 @@ def sweep(args, train, test):
             traceback.clear_frames(error.__traceback__)  # lets go of the run, its memory and handlers
             log(error)
         write_csv(folder / "sweep.csv", rows)
-    vertical, horizontal = ([key for key in keys if key in grid] for keys in (("optimizer", "schedule"),
-                                                                              ("lr", "batch_size")))
+    vertical, horizontal = ([key for key in ("optimizer", "schedule") if key in grid],
+                            [key for key in ("lr", "batch_size") if key in grid])
     plot_heat_map(rows, vertical, horizontal, "val_accuracy", folder / "sweep.png")
     best = max(rows, key=lambda row: row["val_accuracy"])
     log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test:")
@@ -42,19 +42,17 @@ def sweep(args, train, test):
 
 def cell_settings(args, cell, folder):
     """The command line's settings with a cell's in their place, going on where the cell was left."""
-    begun = (folder / "last.pt").exists() or (folder / "previous.pt").exists()
+    begun = any((folder / name).exists() for name in ("last.pt", "previous.pt"))
     return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
 
 
 def parse_axis(text):
     """"lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001]). Raises InputError."""
     key, _, values = text.partition("=")
-    values = values.split(",")
-    names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.get(key)
-    number = {"lr": positive_float, "batch_size": positive_int}.get(key)
+    values, names = values.split(","), {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.get(key)
     if names and not set(values) <= set(names):
         raise InputError(f"--sweep {text}: {key} is one of {', '.join(names)}")
     try:
-        return key, values if names else [number(value) for value in values]
-    except (TypeError, ValueError, argparse.ArgumentTypeError):
+        return key, values if names else list(map({"lr": positive_float, "batch_size": positive_int}[key], values))
+    except (LookupError, ValueError, argparse.ArgumentTypeError):
         raise InputError(f"--sweep {text}: write {', '.join(GRID)} = values with commas, as in lr=1e-4,1e-3")
