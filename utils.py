@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from data import InputError
 from data.augment import DRAWS, Crops
 from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
@@ -183,14 +182,11 @@ def write_csv(path, rows, encoding="utf-8"):
 
 
 def read_csv(path):
-    """The rows of a table as dicts of strings; none where there is no file. Raises InputError."""
+    """The rows of a table of ours as dicts of strings; none where there is no file."""
     if not Path(path).exists():
         return []
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return list(csv.DictReader(file))
-    except csv.Error as error:
-        raise InputError(f"{path} is no table of ours ({error}); remove it")
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

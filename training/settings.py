@@ -22,10 +22,6 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
 OLDER_GPUS = "https://download.pytorch.org/whl/cu126"  # before sm_75; torch 2.14 is the last there
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The command line
-
-
 def get_args_parser(description, task, models, out):
     """The flags that every training script has. Those left out of the command line come from the recipe."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,10 +119,6 @@ def check_everything(args, task):
         raise InputError(f"--data {args.data}: {len(problems)} problems, see above")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Errors
-
-
 def run_main(main, parser):
     """Parse the command line and run; a mistake of the user's is one line on standard error and exit code 2."""
     args = parser.parse_args()
@@ -181,10 +173,6 @@ def refuse(reason):
     """Print an error's one line, whatever the names in it hold; returns the exit code."""
     print(f"{Path(sys.argv[0]).name}: {printable(str(reason))}", file=sys.stderr)
     return 2
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The device and its precision
 
 
 def setup(args):
