@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,11 +71,7 @@ def number(kind, least):
     return parse
 
 
-def not_negative(kind):
-    return number(kind, 0)
-
-
-positive_int, positive_float = number(int, 1), number(float, sys.float_info.min)
+positive_int, positive_float, not_negative = number(int, 1), number(float, sys.float_info.min), partial(number, least=0)
 
 
 def follow_run(args, parser):
