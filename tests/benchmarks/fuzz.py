@@ -40,7 +40,7 @@ from data.folders import SPLITS, WORDS  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.masks import decode_mask, read_classes, read_mask  # noqa: E402
 from data.sources import open_data  # noqa: E402
-from evaluation import grading  # noqa: E402
+from evaluation import feedback, grading, scoring  # noqa: E402
 from evaluation.classification import predict_classification  # noqa: E402
 from evaluation.colorization import predict_colorization  # noqa: E402
 from evaluation.segmentation import predict_segmentation  # noqa: E402
@@ -299,7 +299,9 @@ class Reader:
         parser = argparse.ArgumentParser()
         grading.add_grade_arguments(parser)
         with contextlib.redirect_stdout(io.StringIO()):
-            return grading.open_truth(parser.parse_args([task, "-", "--truth", str(root), "--out", str(self.out)]))
+            truth = grading.open_truth(parser.parse_args([task, "-", "--truth", str(root), "--out", str(self.out)]))
+        truth.rubric = {"miou" if task == "segmentation" else "accuracy": [[0, 0], [1, 10]]}
+        return truth
 
     def write(self, data, name):
         """Put down an input, which is no deed of what is tested."""
@@ -363,6 +365,8 @@ class Reader:
 
     def read_classes(self, choice, edits, how):
         (self.out / "labels").mkdir(exist_ok=True)
+        for left in ("classes.csv", "labelmap.txt"):  # of an input that was refused
+            (self.out / "labels" / left).unlink(missing_ok=True)
         for name, sound in (("classes.csv", CLASSES), ("labelmap.txt", LABELS))[:: 1 if how % 2 else -1]:
             (self.out / "labels" / name).write_bytes(mutate(sound, edits))
             read_classes(self.out / "labels")
@@ -385,7 +389,7 @@ class Reader:
             names = mutate("\n".join(names).encode(), edits).decode(errors="surrogateescape").split("\n")
         for name in names:
             parts = [part[:50] for part in name.replace("\0", "").split("/") if part.strip(".")]
-            path = root.joinpath(*parts)
+            path = root.joinpath(*(parts or ["unnamed"]))
             data = (self.masks if any(WORDS.get(part.lower()) == "mask" for part in parts) else self.pictures)[0][0]
             with contextlib.suppress(OSError):  # a file where a folder should be
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -396,18 +400,18 @@ class Reader:
                   str(self.out / "caches"))
 
     def read_submission(self, choice, edits, how):
+        truth = self.truths["segmentation" if how % 3 else "classification"]
         if how % 3 == 0:
-            truth, read = self.truths["classification"], grading.read_labels
             path = self.write(mutate(b"name,label\na.png,kind a\nb.png,kind b\n", edits), "submission.csv")
-        else:  # a picture in the archive, or the archive
-            truth, read, archive = self.truths["segmentation"], grading.read_pictures, io.BytesIO()
+        else:  # an image in the archive, or the archive
+            archive = io.BytesIO()
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
                 target.writestr("a.png", mutate(self.masks[0][0], edits if how % 3 == 1 else []))
                 target.writestr("masks/b.png", self.masks[1][0])
             path = self.write(mutate(archive.getvalue(), edits if how % 3 == 2 else []), "submission.zip")
-        grade = grading.grade_predictions(
-            truth, lambda troubles: read(truth, grading.list_files(str(path), troubles), troubles))
-        grading.feedback_page(truth, path.name, grade)
+        grade = scoring.grade_submission(truth, (str(path), None, "", torch.device("cpu"), torch.float32))
+        grade = grading.give_points(truth, grade)
+        feedback.feedback_page(truth, path.name, grade)
         if grade["status"] == "refused":
             raise InputError("said by the grade itself")
 
