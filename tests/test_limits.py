@@ -99,7 +99,7 @@ def tiff(image, strips):
 
 def test_hostile_images_cost_only_their_own_submission(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    mask = draw_mask(rng, (1, 2))
+    mask = draw_mask(rng, (1, 2)).repeat(3, 0).repeat(3, 1)
     write(tmp_path / "truth", {f"{kind}/{name}.png": png(mask) for kind in ("images", "masks") for name in NAMES})
     image, home = Image.fromarray(mask), tmp_path / "home"
     write(home, {f"fine/{name}.png": png(np.roll(mask, 1, 1)) for name in NAMES})
