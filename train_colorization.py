@@ -86,9 +86,8 @@ def main(args):
                 output = run.model(lightness)
             run.step(criterion(output, rgb, ab))
         scores = colors.score_colorization(run.predictor, val, criterion)
-        gain = 1.0
-        if args.target == "lab":
-            gain = COLORFULNESS / min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
+        ratio = min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
+        gain = COLORFULNESS / ratio if args.target == "lab" else 1.0
         if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
             colors.draw_colorization(load_predictor(run.folder, device, dtype), val, run.folder / "predictions.png")
 
