@@ -14,8 +14,13 @@ import torch.nn.functional as F
 
 from data.augment import augment
 from data.sources import open_data
-from evaluation import colorization as colors
-from evaluation.colorization import AB_UNIT, lightness_and_ab
+from evaluation.colorization import (
+    AB_UNIT,
+    draw_colorization,
+    lightness_and_ab,
+    print_colorization,
+    score_colorization,
+)
 from models import build_network
 from training import settings
 from training.checkpoint import autocast, load_predictor, start_from_run
@@ -85,19 +90,19 @@ def main(args):
             with autocast(device, dtype):
                 output = run.model(lightness)
             run.step(criterion(output, rgb, ab))
-        scores = colors.score_colorization(run.predictor, val, criterion)
+        scores = score_colorization(run.predictor, val, criterion)
         ratio = min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
         gain = COLORFULNESS / ratio if args.target == "lab" else 1.0
         if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
-            colors.draw_colorization(load_predictor(run.folder, device, dtype), val, run.folder / "predictions.png")
+            draw_colorization(load_predictor(run.folder, device, dtype), val, run.folder / "predictions.png")
 
     # 4. Test: scored once, with the best weights
     predictor = run.best_predictor()
-    scores = colors.score_colorization(predictor, test, baselines=True)
-    colors.print_colorization(scores)
+    scores = score_colorization(predictor, test, baselines=True)
+    print_colorization(scores)
     write_csv(run.folder / "images.csv", scores.pop("images"))
     run.finish(scores)
-    colors.draw_colorization(predictor, test, run.folder / "predictions.png")
+    draw_colorization(predictor, test, run.folder / "predictions.png")
 
 
 def get_args_parser():
