@@ -141,7 +141,8 @@ def main():
             workers, found, attempt = (0, 2)[i // 6 % 2], None, 0
             while found is None:  # a run that ended before its kill is begun again
                 attempt, share = attempt + 1, (i // 3 + rng.random()) / -(-args.kills // 3)
-                delay = share * seconds[script] if i >= 3 else 0  # the first three die as they write the cache
+                # The first three die as they write the cache; a run that has become faster is killed earlier.
+                delay = share * seconds[script] * 0.95**attempt if i >= 3 else 0
                 found, result = kill_and_resume(script, [*commands[script], "--workers", workers],
                                                 top / f"{i}-{attempt}", number, delay, aimed=i // 3 % 3 == 0)
             equal += result == expected[script]
