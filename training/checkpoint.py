@@ -1,6 +1,7 @@
 """Checkpoints: best.pt and last.pt, written whole and read without running any code of theirs."""
 import io
 import itertools
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def save_checkpoint(path, checkpoint):
 def load_checkpoint(path):
     """Read a checkpoint of ours: a dict of numbers, text and tensors. Raises InputError."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         known = {"tile": [], "scale": [], "levels": []} | checkpoint
         wrong = [key for key, kind in METADATA.items() if not isinstance(known.get(key), kind)]
