@@ -101,8 +101,15 @@ def load(split, chunks, device, workers):
         return ([array if array is None else array[place] for array in resident] for place in places)
     several = {"prefetch_factor": 4, "timeout": 300, "multiprocessing_context": START_METHOD} if workers else {}
     check_loaders(split, workers, max(map(len, chunks), default=0))
-    return DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
-                      pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
+    loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
+                        pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
+    if not (workers and hasattr(signal, "pthread_sigmask")):
+        return loader
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a new loader process must not die of them
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def keep_on_gpu(split, device):
@@ -122,6 +129,7 @@ def leave_stopping_to_parent(worker):
     if hasattr(signal, "alarm"):
         for number in STOPPING[1:]:
             signal.signal(number, lambda *_: signal.alarm(60))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 class WholeBatches(torch.utils.data.Dataset):
