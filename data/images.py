@@ -3,11 +3,11 @@
 Everything here raises InputError, one line that names the file, where a file cannot be used.
 """
 import contextlib
+import math
 import os
 import unicodedata
 import warnings
 from collections import Counter
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -51,37 +51,32 @@ class Page(str):
     def __eq__(self, other):
         return str.__eq__(self, other) and self.number == getattr(other, "number", 0)
 
-    def __hash__(self):
-        return hash((str(self), self.number))
+    __hash__ = str.__hash__
 
 
 def pages(path) -> list[str]:
     """The path of a file or, where it holds several images, a Page for each. A damaged file is left to its reader."""
     count = 1
-    if os.path.splitext(path)[1].lower() in (".tif", ".tiff", ".gif"):
-        with contextlib.suppress(Exception), open_image(path) as image:
+    if path.lower().endswith((".tif", ".tiff", ".gif")):
+        with contextlib.suppress(InputError), open_image(path) as image:
             count = image.n_frames
     return [Page(path, number) for number in range(count)] if count > 1 else [path]
 
 
-@lru_cache(maxsize=1)
-def _image_suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN) | {".npy"}
-
-
 def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _image_suffixes()
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix == ".npy" or Image.registered_extensions().get(suffix) in Image.OPEN
 
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
     """All images in a folder and its sub-folders, sorted, as {name: path}.
 
     The name is the path relative to the folder, without its suffix where it is unique without; #2 is a file's second
-    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, files without an
-    image's suffix. `on_error` takes the message of each mistake: no images, a folder that cannot be read, a link that
-    leads out of the folder.
+    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, links to folders
+    and files without an image's suffix. `on_error` takes the message of each mistake: no images, a folder that cannot
+    be read, a link that leads out of the folder.
     """
-    top, images, left_out, found = os.path.realpath(folder), [], [], {}
+    top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 
     def unreadable(error: OSError):
         on_error(f"{printable(error.filename)}: {error.strerror}; put the images there")
@@ -89,113 +84,89 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
     for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)]
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]  # to folders: not followed
-        for name in (*links, *files):
+        for name in links + [name for name in files if name[0] != "."]:
             path = os.path.join(place, name)
-            inner = os.path.relpath(path, folder).replace(os.sep, "/")
-            if name[0] == "." or name in skip:
-                continue
-            if os.path.islink(path) and not os.path.realpath(path).startswith(top + os.sep):
+            if os.path.islink(path) and not os.path.realpath(path).startswith(top):
                 on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
-            elif is_image(name) and (os.path.isfile(path) or not os.path.islink(path)):
-                images.append(inner)
+            elif is_image(name):
+                images.append(os.path.relpath(path, folder).replace(os.sep, "/"))
             elif name not in NOT_WORTH_A_NOTE:
-                left_out.append(inner)
+                left_out.append(os.path.relpath(path, folder))
     if not images:
         on_error(f"{printable(folder)}: no images in this folder; put them there")
-    images, left_out = (sorted(names, key=lambda name: name.split("/")) for names in (images, left_out))
-    stems = Counter(os.path.splitext(name)[0] for name in images)
-    twins = [stem for stem in stems if stems[stem] > 1]
     if notes is not None and left_out:
         notes.append(f"{printable(folder)}: {len(left_out)} files without an image's suffix are left out: "
-                     f"{first_few(left_out)}")
-    if notes is not None and twins:
-        notes.append(f"{printable(folder)}: {len(twins)} names stand for two images, as {printable(twins[0])}; if "
-                     "those are the same, remove one, or it may be in train and in test")
-    for name in images:
+                     f"{first_few(sorted(left_out))}")
+    stems = Counter(os.path.splitext(name)[0] for name in images)
+    for name in sorted(images, key=lambda name: name.split("/")):
         stem, paged = os.path.splitext(name)[0], pages(os.path.join(folder, name))
         stem = stem if stems[stem] == 1 else name
         found |= {f"{stem}#{i}" if len(paged) > 1 else stem: path for i, path in enumerate(paged, 1)}
     return found
 
 
-def open_image(path) -> Image.Image:
-    """Open an image's header, or raise InputError. A .npy holds (H, W) numbers, or (H, W, 3) bytes."""
+@contextlib.contextmanager
+def open_image(path):
+    """The image of a file, its header alone read, as a context. A .npy holds (H, W) numbers or (H, W, 3) bytes.
+
+    Raises InputError that names the file, whatever is wrong with it: here, or when it is decoded inside the context.
+    """
     if not os.path.isfile(path):  # a pipe or device would block for ever
-        what = "a folder; name the images in it" if os.path.isdir(path) else "no such file; check the name"
-        raise InputError(f"{printable(path)}: {what}")
+        raise InputError(f"{printable(path)}: no such file; check the name")
     try:
         with warnings.catch_warnings():  # between one and two times its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = read_array(path) if str(path).lower().endswith(".npy") else Image.open(path)
-        if isinstance(path, Page):
-            image.seek(path.number)
+            if isinstance(path, Page):
+                image.seek(path.number)
+        with image:
+            if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
+                raise ValueError("no pixels, or EPS")
+            yield image
+    except InputError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{printable(path)}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first"
                          ) from None
     except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
-        raise InputError(f"{printable(path)}: not an image that Pillow reads; replace or remove it") from error
-    if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
-        raise InputError(f"{printable(path)}: an image without pixels (or EPS); replace or remove it")
-    return image
+        raise InputError(f"{printable(path)}: not an image that Pillow reads, or damaged ({type(error).__name__}); "
+                         "replace or remove it") from error
 
 
 def read_array(path) -> Image.Image:
     """The image in a .npy. Whole numbers of any size become int32, others float32."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim > 1 and array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
+    if math.prod(array.shape[:2]) > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
     if array.dtype != np.uint8:
         array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
     return Image.fromarray(array)
 
 
-def orientation(image: Image.Image, path) -> int:
-    """How EXIF says that an image is turned, 1 to 8; 1 is upright. Raises InputError where the EXIF data are damaged.
-    """
-    try:  # asking a PNG for EXIF data that it lacks would decode all of it
-        has_exif = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
-        return image.getexif().get(0x0112, 1) if image.format != "PNG" or has_exif else 1
-    except Exception as error:
-        raise InputError(f"{printable(path)}: damaged EXIF data; save the image again") from error
+def read_header(path) -> tuple[tuple[int, int], int, str]:
+    """((height, width) when upright, EXIF's orientation from 1 to 8, mode) of an image. Raises InputError."""
+    with open_image(path) as image:
+        turn = Image.Image.getexif(image).get(0x0112, 1)  # a PNG's own getexif would decode all of it
+        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn, image.mode
 
 
 def image_size(path) -> tuple[int, int]:
-    """(height, width) of an image when upright, from its header alone. Raises InputError."""
-    with open_image(path) as image:
-        return image.size if orientation(image, path) in (5, 6, 7, 8) else image.size[::-1]
-
-
-def load_image(path) -> Image.Image:
-    """Decode an image, in its own mode, and turn it upright as its EXIF data say. Raises InputError."""
-    with open_image(path) as image:
-        try:
-            return ImageOps.exif_transpose(image)  # loads it
-        except Exception as error:
-            reason = printable(str(error)) or type(error).__name__
-            raise InputError(f"{printable(path)}: truncated or damaged ({reason}); replace or remove it") from error
-
-
-def convert(image: Image.Image, mode: str, path) -> Image.Image:
-    """Pillow's `convert`; raises InputError where Pillow cannot."""
-    try:
-        return image.convert(mode)
-    except Exception as error:  # from LAB, for one, there is no way to RGB
-        raise InputError(f"{printable(path)}: its mode {image.mode} is of no use here; save it as PNG or JPEG"
-                         ) from error
+    return read_header(path)[0]
 
 
 def read_image(path, levels=None) -> Image.Image:
-    """Read any image that Pillow reads, as 8-bit RGB, upright. Transparent pixels turn white.
+    """Read any image that Pillow reads, as 8-bit RGB, upright. Raises InputError. `levels`: see `to_rgb`."""
+    with open_image(path) as image:
+        return to_rgb(image, levels)
+
+
+def to_rgb(image: Image.Image, levels=None) -> Image.Image:
+    """An image of any mode as 8-bit RGB, upright as its EXIF data say. Transparent pixels turn white.
 
     Grey of more than 8 bits is scaled: the values `levels` (low, high), which a data set has in common, become 0 and
-    255; without it, the range of the file's type does. Raises InputError that names a file which is no image,
-    truncated, or larger than Pillow's limit.
+    255; without it, the range of the file's type does.
     """
-    return to_rgb(load_image(path), path, levels)
-
-
-def to_rgb(image: Image.Image, path, levels=None) -> Image.Image:
-    """An image of any mode as 8-bit RGB; see `read_image`."""
+    image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         if not levels:
@@ -204,9 +175,9 @@ def to_rgb(image: Image.Image, path, levels=None) -> Image.Image:
         values = (values - levels[0]) * (255 / (levels[1] - levels[0]))
         image = Image.fromarray((values.clip(0, 255) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
-        image = convert(image, "RGBA", path)
+        image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return convert(image, "RGB", path)
+    return image.convert("RGB")
 
 
 def common_levels(paths: list[str]) -> tuple[float, float] | None:
@@ -216,9 +187,9 @@ def common_levels(paths: list[str]) -> tuple[float, float] | None:
     """
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
-        with contextlib.suppress(InputError), open_image(path) as header:  # reported when the image is decoded
-            if header.mode[0] in "IF":
-                sample = np.asarray(load_image(path), np.float64).ravel()
+        with contextlib.suppress(InputError), open_image(path) as image:  # reported when the image is decoded
+            if image.mode[0] in "IF":
+                sample = np.asarray(ImageOps.exif_transpose(image), np.float64).ravel()
                 values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
     values = np.concatenate(values)
     low, high = np.percentile(values, (0.1, 99.9)).tolist() if values.size else (0, 0)

@@ -8,14 +8,13 @@ that names the file.
 """
 import csv
 import os
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data import InputError
-from data.images import convert, load_image, printable
+from data.images import first_few, open_image, printable
 
 VOID = 255  # pixels that are never scored, in every decoded mask
 NO_CLASS = 254  # marks, while a mask is decoded, a value that belongs to no class
@@ -56,10 +55,8 @@ def read_classes(folder) -> Classes | None:
     if path is None:
         return None
     try:
-        if os.path.getsize(path) > 1 << 20:
-            raise ValueError("larger than a megabyte")
         with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = file.read().splitlines()
+            lines = file.read(1 << 20).splitlines()
         if path.endswith(".txt"):  # lines of name:r,g,b:parts:actions
             labels = [line.split(":") for line in lines if line and line[0] != "#"]
             lines = ["id,name,r,g,b", *(f'{id},"{label[0]}",{label[1]}' for id, label in enumerate(labels))]
@@ -75,12 +72,11 @@ def parse_classes(rows: list[list[str]]) -> Classes:
     if header not in (["id", "name", "r", "g", "b"], ["id", "name"]):
         raise ValueError("the first line must be id,name,r,g,b")
     for number, row in enumerate(rows[1:], 2):
-        numbers = [int(cell) for cell in (row[0], *row[2:]) if cell.isdecimal()]
-        if len(row) != len(header) or len(numbers) < len(row) - 1 or max(numbers) > 255 or not row[1].isprintable():
-            raise ValueError(f"row {number} should hold {','.join(header)}, numbers from 0 to 255 and a plain name")
+        numbers = [int(cell) for cell in (row[0], *row[2:]) if cell.isdecimal() and int(cell) < 256]
+        plain = len(header) == len(row) == len(numbers) + 1 and row[1] and row[1].isprintable()
+        if not plain or numbers[0] in {*names, *void_ids}:
+            raise ValueError(f"row {number} should hold {','.join(header)}: a new id, a plain name, numbers to 255")
         (id, *color), name = numbers, row[1]
-        if id in names or id in void_ids or not name:
-            raise ValueError(f"row {number}: an id that is there twice, or no name")
         if name.lower() in VOID_NAMES:
             void_ids.add(id)
         else:
@@ -89,8 +85,8 @@ def parse_classes(rows: list[list[str]]) -> Classes:
             colors[id] = tuple(color)
     if len({(color, names.get(id)) for id, color in colors.items()}) > len(set(colors.values())):
         raise ValueError("two classes have the same colour")
-    if not 2 <= (count := len(set(names.values()))) <= NO_CLASS:
-        raise ValueError(f"{count} scored classes; from 2 to {NO_CLASS} are possible")
+    if not 2 <= len(set(names.values())) <= NO_CLASS:
+        raise ValueError(f"from 2 to {NO_CLASS} scored classes are possible")
     return Classes(dict(sorted(names.items())), dict(sorted(colors.items())), void_ids)
 
 
@@ -101,20 +97,16 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     not tell.
     """
     values = np.flatnonzero(presence.any(0)).tolist()
-    if len(values) < 2:
-        raise InputError(f"{printable(os.path.dirname(paths[0]))}: all masks hold the one value {values}; nothing to "
-                         "learn")
+    ids = [value for value in values if value != VOID]
     if len(values) == 2 and values[0] == 0:
         colors = {0: (0, 0, 0), 255: (255, 255, 255)} if values[1] == 255 else {}
         return (Classes({0: "background", values[1]: "foreground"}, colors, set()),
                 f"masks: 0/{values[1]} binary, read as background/foreground")
-    ids = [value for value in values if value != VOID]
-    if ids[-1] >= 64:
-        worst = paths[int(np.argmax(presence[:, ids[-1]]))]
-        listed = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        raise InputError(f"{printable(worst)}: value {ids[-1]} among {len(values)} different ones ({listed}) is no "
-                         "plain class id; save masks as PNG (never JPEG), or say what the values mean by "
-                         f"{CSV_EXAMPLE}")
+    if len(values) < 2 or ids[-1] >= 64:
+        odd = (ids or values)[-1]
+        worst = printable(paths[presence[:, odd].argmax()])
+        raise InputError(f"{worst}: value {odd} is no plain class id (in all masks: {first_few(map(str, values))}); "
+                         f"save masks as PNG (never JPEG), or say what the values mean by {CSV_EXAMPLE}")
     note = f"masks: ids 0 to {ids[-1]}{', 255 void' if VOID in values else ''}, named by their numbers (no classes.csv)"
     rows = presence[presence[:, :VOID].any(1), :VOID]
     last = [row.nonzero()[0][-1] for row in rows]
@@ -125,20 +117,15 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
 
 
 def read_mask(path, colors=None) -> np.ndarray:
-    """`raw_values` of a file, upright."""
-    return raw_values(load_image(path), colors, path)
-
-
-def raw_values(image: Image.Image, colors, path) -> np.ndarray:
-    """The raw mask in an image: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. `colors`: see `by_palette`."""
-    image = by_palette(image, colors)
-    spread = np.ptp(image.getextrema(), -1) if image.mode in ("RGBA", "LA") else [0]
-    if spread[-1] and not any(spread[:-1]):  # alpha alone has a shape
-        image = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
-    elif image.mode in ("LA", "La", "PA"):
-        image = image.getchannel(0)
-    elif len(image.getbands()) > 1:
-        image = convert(image, "RGB", path)
+    """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. `colors`: see
+    `by_palette`. A mask whose alpha channel alone has a shape is read as that, 0 and 255. Raises InputError."""
+    with open_image(path) as file:
+        image = by_palette(ImageOps.exif_transpose(file), colors)
+        spread = np.ptp(image.getextrema(), -1) if image.mode in ("RGBA", "LA") else [0]
+        if spread[-1] and not any(spread[:-1]):
+            image = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
+        elif len(image.getbands()) > 1:
+            image = image.convert("L" if image.mode == "LA" else "RGB")
     values = np.asarray(image)
     whole = values.dtype.kind in "biu" or (values == values.round()).all()
     if whole and 0 <= values.min() and values.max() <= 255:
@@ -159,10 +146,9 @@ def by_palette(image: Image.Image, colors) -> Image.Image:
     table = [tuple(color) for color in np.array(image.getpalette(), np.uint8).reshape(-1, 3).tolist()]
     if colors is None:
         return image.convert("L") if (255,) * 3 in table and set(table) <= {(0,) * 3, (255,) * 3} else image
-    usual, table = palette(256), table + [None] * 256
-    shown = [index for _, index in image.getcolors(256)]
-    known = {table[index] for index in shown} <= set(colors.values())
-    return image.convert("RGB") if known and any(table[index] != usual[index] for index in shown) else image
+    shown = {index: table[index] if index < len(table) else None for _, index in image.getcolors(256)}
+    usual, known = palette(256), set(shown.values()) <= set(colors.values())
+    return image.convert("RGB") if known and any(color != usual[index] for index, color in shown.items()) else image
 
 
 def as_ids(raw: np.ndarray, path) -> np.ndarray:
@@ -172,15 +158,6 @@ def as_ids(raw: np.ndarray, path) -> np.ndarray:
     return raw if raw.ndim == 2 else raw[..., 0]
 
 
-@lru_cache(maxsize=8)
-def _table(entries: tuple[tuple[int, int], ...], length: int) -> np.ndarray:
-    """uint8 (length,): from id or packed colour to class index, NO_CLASS elsewhere."""
-    table = np.full(length, NO_CLASS, np.uint8)
-    for value, index in entries:
-        table[value] = index
-    return table
-
-
 def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray, np.ndarray]:
     """Class indices of a raw mask, and the values that were looked up, (H, W) each.
 
@@ -188,14 +165,17 @@ def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray,
     uint32 0xrrggbb where mask and classes have colours. Raises InputError where only the mask has.
     """
     order = list(dict.fromkeys(classes.names.values()))
-    index = {id: order.index(name) for id, name in classes.names.items()} | {id: VOID for id in classes.void_ids}
+    index = {id: order.index(name) for id, name in classes.names.items()} | dict.fromkeys(classes.void_ids, VOID)
     if raw.ndim == 2 or not classes.colors:
         raw = as_ids(raw, path)
-        return _table(tuple(index.items()), 256)[raw], raw
-    raw = raw.astype(np.uint32)
-    raw = raw[..., 0] << 16 | raw[..., 1] << 8 | raw[..., 2]
-    entries = tuple((r << 16 | g << 8 | b, index[id]) for id, (r, g, b) in classes.colors.items())
-    return _table(entries, 1 << 24)[raw], raw
+    else:
+        raw = raw.astype(np.uint32)
+        raw = raw[..., 0] << 16 | raw[..., 1] << 8 | raw[..., 2]
+        index = {r << 16 | g << 8 | b: index[id] for id, (r, g, b) in classes.colors.items()}
+    ids = np.full(raw.shape, NO_CLASS, np.uint8)
+    for value, class_index in index.items():
+        ids[raw == value] = class_index
+    return ids, raw
 
 
 def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from data import InputError, scenes, street
-from data.images import load_image, open_image, orientation, printable, to_rgb
-from data.masks import Classes, as_ids, decode_mask, raw_values
+from data.images import open_image, printable, read_header, to_rgb
+from data.masks import Classes, as_ids, decode_mask, read_mask
 
 NOTED = {  # facts that are worth a note, which says how many images, then this
     "greyscale": "greyscale images, which teach grey",
@@ -80,10 +80,10 @@ class Samples:
     def decode(self, i: int, data: DataSet) -> tuple:
         """Read sample i and resize it. Raises InputError where a file cannot be used."""
         path, target, shape, facts, counts = self.images[i], self.targets and self.targets[i], data.size[::-1], [], None
-        image = load_image(path) if isinstance(path, str) else Image.fromarray(path)
-        if image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
-            facts.append("see-through")
-        image = to_rgb(image, path, data.levels)
+        with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
+            if image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
+                facts.append("see-through")
+            image = to_rgb(image, data.levels)
         facts.append(f"image of {image.height}x{image.width}")
         if isinstance(target, str):
             mask, mode, turned = self.read_mask(i, data.masks)
@@ -101,18 +101,14 @@ class Samples:
 
         Raises InputError where its size is not its image's, or where it holds what it must not.
         """
-        path, turns, sizes = self.targets[i], [], []
-        for file in (path, self.images[i]):
-            with open_image(file) as header:
-                turns.append(orientation(header, file))
-                sizes.append(header.size if turns[-1] in (5, 6, 7, 8) else header.size[::-1])
-        turned = turns[0] != turns[1]
-        if sizes[0] != sizes[1]:
-            raise InputError(f"{printable(path)}: height and width are {sizes[0]}, but {sizes[1]} for its image "
+        path = self.targets[i]
+        (size, turn, mode), (image_size, image_turn, _) = map(read_header, (path, self.images[i]))
+        turned = turn != image_turn
+        if size != image_size:
+            raise InputError(f"{printable(path)}: height and width are {size}, but {image_size} for its image "
                              f"{printable(self.images[i])}{', which EXIF data turn' * turned}; make them equal")
-        image = load_image(path)
-        raw = raw_values(image, classes and classes.colors, path)
-        return decode_mask(raw, classes, path) if classes else as_ids(raw, path), image.mode, turned
+        raw = read_mask(path, classes and classes.colors)
+        return decode_mask(raw, classes, path) if classes else as_ids(raw, path), mode, turned
 
     def mask_values(self, i: int, data: DataSet) -> np.ndarray:
         """bool (256,): which values mask i holds; see `read_mask`."""

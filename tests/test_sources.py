@@ -208,11 +208,10 @@ def test_what_is_left_out_is_said_and_not_kept(tmp_path, opened):
     root = tmp_path / "mine"
     classification_folder(root, (".",), count=10)
     (root / "cat" / "phone.HEIC").touch()
-    save(root / "dog" / "0.png", picture(0))
     save(root / "loose.png", picture(0))
     (root / "__MACOSX").mkdir()
     notes = "\n".join(opened(root, "classification").notes)
-    assert all(words in notes for words in ("1 files", "phone.HEIC", "1 images in no class", "two images"))
+    assert all(words in notes for words in ("1 files", "phone.HEIC", "1 images in no class"))
     (root / "cat" / "phone.HEIC").unlink()
     assert "HEIC" not in "\n".join(opened(root, "classification").notes)
 
