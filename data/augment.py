@@ -4,7 +4,7 @@ Each sample brings its own row of DRAWS uniform numbers, which utils.batches mak
 happens to an image does not depend on the batch it is in.
 """
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class Crops(Split):
 
     Each image gives as many as tiles would cover it. `places` (N,) in [0, 1) says where an epoch's crops lie.
     """
-    on_gpu: list = field(default_factory=list)  # never
+    on_gpu: tuple = ()  # never
     tile: tuple[int, int] = (0, 0)
     places: np.ndarray | None = None
 
@@ -47,7 +47,7 @@ def crop_train(data, tile):
     if not tile:
         return {}
     tile = [min(pair) for pair in zip(tile, data.size)]
-    data.splits["train"] = Crops(**vars(data.splits["train"]) | {"on_gpu": [], "tile": tile})
+    data.splits["train"] = Crops(**vars(data.splits["train"]) | {"on_gpu": (), "tile": tile})
     return {"tile": tile, "scale": list(data.scale)}
 
 
@@ -65,9 +65,8 @@ def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1
         grid = sampling_grid(images.shape[:2] + size, draws, flip, rotate, scale, shift)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         if masks is not None:
-            # grid_sample pads with 0, which is VOID again after the subtraction is undone.
             masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)
-            masks = masks[:, 0] + VOID
+            masks = masks[:, 0] + VOID  # where grid_sample has padded with 0
     if color:
         images = recolor(images, draws[:, 6:10], color)
     return images, None if masks is None else masks.long()
@@ -75,7 +74,7 @@ def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1
 
 def sampling_grid(shape, draws, flip, rotate, scale, shift):
     """Where each pixel of an output of `shape` (B, C, H, W) looks in the input: (B, H, W, 2) for grid_sample."""
-    _, _, height, width = shape
+    height, width = shape[2:]
     signed = 2 * draws - 1
     mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
     angle = torch.deg2rad(signed[:, 1] * rotate)

@@ -62,14 +62,12 @@ def ciede2000(lab1, lab2):
     a1, a2 = a1 * stretch, a2 * stretch
     c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
     h1, h2 = torch.atan2(b1, a1) % (2 * math.pi), torch.atan2(b2, a2) % (2 * math.pi)
-
     # Hues are compared along the shorter arc. The slack lets exact opposites count as unwrapped in spite of rounding.
     far = (h2 - h1).abs() > math.pi + 1e-6
     delta_hue = torch.where(far, h2 - h1 - 2 * math.pi * (h2 - h1).sign(), h2 - h1)
     hue = ((h1 + h2) / 2 + math.pi * far) % (2 * math.pi)
     chroma = (c1 + c2) / 2
     offset = ((l1 + l2) / 2 - 50) ** 2
-
     t = (1 - 0.17 * torch.cos(hue - math.radians(30)) + 0.24 * torch.cos(2 * hue)
          + 0.32 * torch.cos(3 * hue + math.radians(6)) - 0.20 * torch.cos(4 * hue - math.radians(63)))
     delta_l = (l2 - l1) / (1 + 0.015 * offset / (20 + offset).sqrt())

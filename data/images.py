@@ -73,8 +73,7 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
 
     The name is the path relative to the folder, without its suffix where it is unique without; #2 is a file's second
     page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, links to folders
-    and files without an image's suffix. `on_error` takes the message of each mistake: no images, a folder that cannot
-    be read, a link that leads out of the folder.
+    and files without an image's suffix. `on_error` takes the message of each mistake.
     """
     top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 

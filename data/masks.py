@@ -184,10 +184,10 @@ def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:
     Raises InputError that names `path` and the values that belong to no class.
     """
     ids, raw = look_up(raw, classes, path)
-    if (unknown := ids == NO_CLASS).any():
-        values = np.unique(raw[unknown]).tolist()
-        listed = ", ".join(str(v) if raw.dtype == np.uint8 else str((v >> 16, v >> 8 & 255, v & 255))
-                           for v in values[:5]) + (", ..." if len(values) > 5 else "")
-        raise InputError(f"{printable(path)}: no class has the value {listed}; correct the mask or add a row to "
-                         "classes.csv")
+    unknown = np.unique(raw[ids == NO_CLASS]).tolist()
+    if raw.dtype != np.uint8:
+        unknown = [(value >> 16, value >> 8 & 255, value & 255) for value in unknown]
+    if unknown:
+        raise InputError(f"{printable(path)}: no class has the value {first_few(map(str, unknown))}; correct the mask "
+                         "or add a row to classes.csv")
     return ids

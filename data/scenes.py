@@ -6,44 +6,13 @@ are drawn at SUPER times the final size: the image is then averaged, the mask ta
 What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
 lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
 """
-
 import math
 
 import numpy as np
 
-from data.street import (
-    ASPECT,
-    ASPHALT,
-    BLACK,
-    CLOTHES,
-    COBBLES,
-    FAR,
-    GRASS,
-    LORRY,
-    PAVEMENT,
-    ROAD,
-    SLABS,
-    STEEL,
-    SUPER,
-    TREE,
-    VOID,
-    Street,
-    bicyclist,
-    board,
-    building,
-    car,
-    conifer,
-    fence,
-    gantry,
-    horizon,
-    lamp,
-    pedestrian,
-    photograph,
-    sign,
-    telegraph_pole,
-    traffic_light,
-    tree,
-)
+from data.street import (ASPECT, ASPHALT, BLACK, CLOTHES, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL,
+                         SUPER, TREE, VOID, Street, bicyclist, board, building, car, conifer, fence, gantry, horizon,
+                         lamp, pedestrian, photograph, sign, telegraph_pole, traffic_light, tree)
 
 CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
            "Bicyclist")
@@ -53,8 +22,6 @@ SCENE_TYPES = ("avenue", "old town", "suburb", "highway", "country road", "water
 SPLITS = {"train": 1200, "val": 200, "test": 400}
 SIZE = (96, 128)
 
-
-# ---- the six types: what stands where --------------------------------------------------------------------------------
 
 def spots(s, start, stop, step):
     """Distances from start to stop, about step apart."""
@@ -187,9 +154,8 @@ def highway(s):
     edge = 1.5 + 3.7 * lanes
     half = edge + 2
     bands(s, (-half, GRASS, TREE, 0), (half, ASPHALT, ROAD, 0), (FAR, GRASS, TREE, 0))
-    for side in (-1, 1):
-        s.marks += [(side * 1.3, .12, 0), (side * edge, .12, 0)]
-        s.marks += [(side * (1.5 + 3.7 * i), .09, 12) for i in range(1, lanes)]
+    s.marks = [(side * x, .12, 0) for side in (-1, 1) for x in (1.3, edge)]
+    s.marks += [(side * (1.5 + 3.7 * i), .09, 12) for side in (-1, 1) for i in range(1, lanes)]
     s.eye_x = s.rng.uniform(.25, .75) * half
     steel = s.vary((168, 172, 176), .3)
     for x in (-half - .3, 0, half + .3):

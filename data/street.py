@@ -4,7 +4,6 @@ A `Street` is a small world in metres (x to the right, y up, z ahead, the camera
 bends to one side. Things are polygons, drawn from far to near on the image and on the mask at once, so that the two
 agree; `photograph` then lets the camera add blur, noise and exposure. data/scenes.py puts the things in their places.
 """
-
 import math
 from functools import lru_cache
 from typing import NamedTuple
@@ -55,7 +54,7 @@ SKINS = ((224, 182, 152), (190, 140, 106), (120, 82, 60))
 
 
 class Street:
-    """A picture and its mask, drawn by the same calls in the same places."""
+    """An image and its mask, drawn by the same calls in the same places."""
 
     def __init__(self, rng, size):
         self.rng = rng
@@ -137,11 +136,9 @@ class Street:
     def draw(self):
         """Sky and ground as the layout asks for, then every thing from far to near."""
         rows = math.ceil(self.vanish_y * self.scale_y)  # above the horizon
-        image = np.empty((self.height, self.width, 3), np.uint8)
-        mask = np.full((self.height, self.width), SKY, np.uint8)
-        image[:rows] = sky(self, rows)
-        image[rows:], mask[rows:] = ground(self, rows)
-        self.image, self.mask = Image.fromarray(image), Image.fromarray(mask)
+        image, mask = ground(self, rows)
+        self.image = Image.fromarray(np.concatenate([sky(self, rows), image]))
+        self.mask = Image.fromarray(np.pad(mask, ((rows, 0), (0, 0)), constant_values=SKY))
         self.brush, self.mask_brush = ImageDraw.Draw(self.image, "RGBA"), ImageDraw.Draw(self.mask)
         for _, draw, args in sorted(self.things, key=lambda thing: -thing[0]):
             draw(self, *args)
@@ -156,8 +153,6 @@ def circle(corners, start=0.0):
     angles = [start + 2 * math.pi * i / corners for i in range(corners)]
     return [(math.cos(a), math.sin(a)) for a in angles]
 
-
-# ---- sky and ground, pixel by pixel ----------------------------------------------------------------------------------
 
 def noise(rng, rows, columns, height, width):
     """Smooth noise (height, width) float32; its grid of rows x columns is drawn the same for every size."""
@@ -221,8 +216,6 @@ def horizon(s, kind, height):
         s.brush.polygon(outline, fill=s.ink(s.vary(rgb), distance))
         s.mask_brush.polygon(outline, fill=label)
 
-
-# ---- what stands on the ground ---------------------------------------------------------------------------------------
 
 def facade(s, x, z, dx, dz, length, height, rgb, shade, floor, bay, shop=False):
     """A wall from (x, z) along the unit vector (dx, dz), with a grid of windows, one per floor and bay."""
@@ -303,22 +296,18 @@ def conifer(s, x, z, height):
 
 def fence(s, x, z0, z1, height, rgb, kind):
     """From z0 to z1 along the street; a hedge, boards (closed), rails (you see through) or guard (a crash barrier)."""
-    shade = 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x)
-
-    def strip(y0, y1):
-        s.polygon([(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)], rgb, FENCE, shade)
-
+    shade, low = 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x), height * .5 if kind == "guard" else 0
+    if kind in ("boards", "guard"):
+        s.polygon([(x, low, z0), (x, low, z1), (x, height, z1), (x, height, z0)], rgb, FENCE, shade)
     if kind == "hedge":
         tops = zip((height + s.rng.uniform(-.15, .15, 12)).tolist(), np.linspace(z0, z1, 12).tolist())
         s.polygon([(x, 0, z0), *((x, y, z) for y, z in tops), (x, 0, z1)], s.vary(s.pick(LEAVES), .2), TREE, shade * .8)
         return
     if kind == "boards":
-        strip(0, height)
         for z in np.arange(max(z0, 2), z1, .7 if z0 < 20 else 2).tolist():
             s.line([(x, 0, z), (x, height, z)], .02, rgb, None, shade * .7)
         return
     if kind == "guard":
-        strip(height * .5, height)
         s.line([(x, height * .75, z0), (x, height * .75, z1)], .02, rgb, None, shade * .7)
     else:
         for y in (height, height * .62, height * .25):
@@ -417,13 +406,12 @@ def car(s, x, z, oncoming, model=None):
         (u0, y0), (u1, y1) = profile[i], profile[i + 1]
         s.polygon([(x - half, y0, at(u0)), (x + half, y0, at(u0)), (x + half, y1, at(u1)), (x - half, y1, at(u1))],
                   GLASS if i in glass else rgb, CAR, 1.12 if abs(u1 - u0) > 2 * abs(y1 - y0) else .9)
-    low, high = profile[0][1], .9
+    low, light = profile[0][1], (255, 246, 214) if oncoming else (214, 30, 30)
     s.plate(x - half, x + half, low, low + .16, z, BLACK)
     s.plate(x - .26, x + .26, .47, .6, z, WHITE)
     for edge in (x - half, x + half * .6):
         s.plate(edge, edge + half * .4, 0, low, z, BLACK, CAR)
-        s.plate(edge, edge + half * .4, high * .68, high * .9, z, (255, 246, 214) if oncoming else (214, 30, 30), CAR,
-                1, s.weather.lamps)
+        s.plate(edge, edge + half * .4, .9 * .68, .9 * .9, z, light, CAR, 1, s.weather.lamps)
 
 
 def pedestrian(s, x, z):
@@ -469,8 +457,6 @@ def bicyclist(s, x, z):
     shape(s.pick(SKINS), *((.27 + .13 * a, 1.72 + .16 * b) for a, b in circle(8)))
     shape(s.pick(PAINTS), (.12, 1.74), (.42, 1.74), (.36, 1.9), (.18, 1.9))
 
-
-# ---- from the drawing to the photograph ------------------------------------------------------------------------------
 
 def photograph(s, mask):
     """-> (H, W, 3) uint8 at the final size: surfaces with their grain, a lens that blurs, a sensor's response."""
