@@ -5,8 +5,8 @@ bends to one side. Things are polygons, drawn from far to near on the image and 
 agree; `photograph` then lets the camera add blur, noise and exposure. data/scenes.py puts the things in their places.
 """
 import math
+from collections import namedtuple
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -18,18 +18,9 @@ ASPECT = 4 / 3  # every scene is composed for this width over height, and stretc
 NEAR, FAR = 1.0, 150.0  # metres
 ROUGHNESS = np.zeros(256, np.float32)  # of each class's surface
 ROUGHNESS[:11] = 0, .04, .03, .04, .04, .11, .02, .04, .02, .04, .04
-
-
-class Weather(NamedTuple):
-    zenith: tuple  # sky colour overhead
-    horizon: tuple  # sky colour at the horizon, and of the haze that hides what is far away
-    light: tuple  # what the light leaves of each surface's red, green and blue
-    sun: float  # how much brighter the side towards the sun is
-    clouds: float
-    visibility: float  # metres until the haze has taken 63% of the colour
-    lamps: bool
-
-
+# Colours of the sky overhead and at the horizon (the haze has that, too); what the light leaves of red, green and blue;
+# how much brighter the side towards the sun is; clouds; metres until the haze has taken 63% of a colour; lamps lit?
+Weather = namedtuple("Weather", "zenith horizon light sun clouds visibility lamps")
 WEATHERS = (
     Weather((75, 132, 212), (188, 212, 238), (1.0, 1.0, 1.0), .30, .5, 700, False),  # noon
     Weather((92, 130, 188), (250, 206, 152), (1.06, .88, .70), .42, .5, 350, False),  # low sun
