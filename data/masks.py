@@ -167,11 +167,12 @@ def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray,
     order = list(dict.fromkeys(classes.names.values()))
     index = {id: order.index(name) for id, name in classes.names.items()} | dict.fromkeys(classes.void_ids, VOID)
     if raw.ndim == 2 or not classes.colors:
-        raw = as_ids(raw, path)
-    else:
-        raw = raw.astype(np.uint32)
-        raw = raw[..., 0] << 16 | raw[..., 1] << 8 | raw[..., 2]
-        index = {r << 16 | g << 8 | b: index[id] for id, (r, g, b) in classes.colors.items()}
+        raw, table = as_ids(raw, path), np.full(256, NO_CLASS, np.uint8)
+        table[list(index)] = list(index.values())
+        return table[raw], raw
+    raw = raw.astype(np.uint32)
+    raw = raw[..., 0] << 16 | raw[..., 1] << 8 | raw[..., 2]
+    index = {r << 16 | g << 8 | b: index[id] for id, (r, g, b) in classes.colors.items()}
     ids = np.full(raw.shape, NO_CLASS, np.uint8)
     for value, class_index in index.items():
         ids[raw == value] = class_index
