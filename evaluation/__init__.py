@@ -10,8 +10,8 @@ grading.py       a class's submissions (downloads.py), each scored (scoring.py) 
 limits.py        processes with a limit of time and of memory, in which all that strangers handed in is opened
 submissions.py   the files of a submission; predictions.py says what they mean
 feedback.py      the pages of the grades
-reporting.py     the homework's report, made anew: its runs; claims.py has the claims and their verdicts,
-                 report_pages.py draws and writes it, with the text of report_method.md
+reporting.py     the homework's report, made anew: its runs, tables and figures, with the text of report_method.md;
+                 claims.py has the claims and their verdicts
 pages.py         HTML
 """
 import numpy as np
