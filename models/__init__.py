@@ -1,11 +1,4 @@
-"""The networks, one a file; this folder imports nothing else of the project.
-
-classifier.py  ResNet-18 and ResNet-34
-resnet9.py     ResNet-9, for small images
-fcn.py         ResNet-FCN32
-unet.py        U-Net, with or without skip connections
-normalize.py   the first step of every network
-"""
+"""The networks, one a file; normalize.py is the first step of each. This folder imports nothing else of the project."""
 from functools import partial
 
 import torch
@@ -21,9 +14,9 @@ NETWORKS = {"unet": UNet, "fcn32": ResNetFCN32, "resnet9": ResNet9,
 
 
 def build_network(network):
-    """The network that a checkpoint's description such as {"name": "unet", "in_channels": 3, ...} stands for.
+    """The network of a checkpoint's description such as {"name": "unet", "in_channels": 3, ...}.
 
-    Raises KeyError or TypeError for a description of no network.
+    Raises KeyError or TypeError for one of no network.
     """
     settings = dict(network)
     return NETWORKS[settings.pop("name")](**settings)

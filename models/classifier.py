@@ -20,10 +20,8 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+        self.downsample = None if stride == 1 and in_channels == out_channels else nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x):
         # Every second pixel, then a 1x1 convolution of stride 1: the same values as with stride 2, for whose gradient
@@ -36,8 +34,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Images (B, 3, H, W) float in [0, 1] -> logits (B, classes) float.
 
-    `small_stem` begins with one 3x3 convolution at full resolution, as the paper does for CIFAR-10, in place of a
-    strided 7x7 one and a max pooling, which together leave only 8x8 values of a 32x32 image.
+    `small_stem` begins with one 3x3 convolution at full resolution, as in the paper for CIFAR-10, in place of a strided
+    7x7 one and a max pooling, which leave 8x8 values of a 32x32 image.
     """
 
     def __init__(self, classes, depth="resnet18", width=64, small_stem=False):

@@ -18,17 +18,15 @@ class ResNetFCN32(nn.Module):
     convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse.
     """
 
-    stride = 32
-
     def __init__(self, classes, backbone="resnet18", width=64):
         super().__init__()
         self.backbone = ResNet(1, backbone, width)
         del self.backbone.fc  # the classifier's head has no part in segmentation
         self.score = nn.Conv2d(self.backbone.out_channels, classes, 1)
-        self.upsample = nn.ConvTranspose2d(classes, classes, 2 * self.stride, self.stride, self.stride // 2, bias=False)
+        self.upsample = nn.ConvTranspose2d(classes, classes, 64, stride=32, padding=16, bias=False)
         with torch.no_grad():
             self.upsample.weight.zero_()
-            self.upsample.weight[range(classes), range(classes)] = bilinear_kernel(self.stride)
+            self.upsample.weight[range(classes), range(classes)] = bilinear_kernel(32)
 
     def forward(self, x):
         height, width = x.shape[-2:]

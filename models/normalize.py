@@ -10,10 +10,7 @@ def memory_format(device):
 
 
 def normalize(images):
-    """(B, C, H, W) float in [0, 1] -> minus the mean, divided by the standard deviation, in memory_format.
-
-    RGB has ImageNet's figures, so that pretrained weights fit; other channels are brought to -1 to 1.
-    """
+    """(B, C, H, W) float in [0, 1] -> RGB by ImageNet's figures, as pretrained weights want it; others in -1 to 1."""
     figures = IMAGENET if images.shape[1] == 3 else ((0.5, 0.5),) * images.shape[1]
     # A channel at a time: tensors of figures would have to travel to the GPU.
     channels = [(channel - mean) / deviation for channel, (mean, deviation) in zip(images.unbind(1), figures)]
