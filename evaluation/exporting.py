@@ -1,6 +1,5 @@
 """A network for use without this project: one file that torch or an ONNX runtime loads."""
 import importlib.util
-import os
 import warnings
 from pathlib import Path
 
@@ -9,14 +8,12 @@ import torch
 from data import InputError
 from training.checkpoint import load_predictor
 
-CHECKS = (1, 64, 96), (3, 50, 70)  # batch, height, width
-
 
 @torch.inference_mode()
 def export(args):
     """Write a run's network, normalization included, for images of any number and size: FILE.pt2 or FILE.onnx.
 
-    It takes images (B, C, H, W) float in [0, 1]. The file is checked against the network before it is left.
+    It takes images (B, C, H, W) float in [0, 1]. The file is checked against the network on the spot.
     """
     path = Path(args.file)
     if path.suffix not in (".pt2", ".onnx"):
@@ -28,21 +25,16 @@ def export(args):
     predictor = load_predictor(args.run, torch.device("cpu"), torch.float32)
     channels = predictor.metadata["network"].get("in_channels", 3)
     example, dynamic = torch.rand(2, channels, 97, 83), {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(predictor.model, (example,), dynamic_shapes=(dynamic,))
-            # Newer versions also hold each image to the example's order of strides, on which no value depends.
-            program._guards_code = []
-            exported = save(program, partial)
-        for batch, height, width in CHECKS:
-            images = torch.rand(batch, channels, height, width)
-            if not torch.allclose(exported(images), predictor.model(images), rtol=1e-3, atol=1e-4):
-                raise InputError(f"{path}: torch {torch.__version__} exports another function than the network's")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    warnings.simplefilter("ignore")  # of the exporter, about itself
+    program = torch.export.export(predictor.model, (example,), dynamic_shapes=(dynamic,))
+    # Newer versions also hold each image to the example's order of strides, on which no value depends.
+    program._guards_code = []
+    exported = save(program, path)
+    for shape in ((1, channels, 64, 96), (3, channels, 50, 70)):
+        images = torch.rand(shape)
+        if not torch.allclose(exported(images), predictor.model(images), rtol=1e-3, atol=1e-4):
+            path.unlink()
+            raise InputError(f"{path}: torch {torch.__version__} exports another function than the network's")
     least = max(int(limits.lower) for limits in program.range_constraints.values())
     print(f"{path} takes images (B, {channels}, H, W) float32 in [0, 1], H and W from {least} up; checked on two sizes")
 
