@@ -7,29 +7,33 @@
     python evaluate.py report --seeds 1
 """
 import argparse
-from pathlib import Path
+from functools import partial
 
 from data import InputError
 from data.sources import open_data
-from evaluation.classification import print_classification, score_classification
-from evaluation.colorization import print_colorization, score_colorization
+from evaluation import print_scores
+from evaluation.classification import score_classification
+from evaluation.colorization import score_colorization
 from evaluation.exporting import export
 from evaluation.grading import add_grade_arguments, grade
 from evaluation.predicting import predict
 from evaluation.reporting import add_report_arguments, report
-from evaluation.segmentation import print_segmentation, score_segmentation
+from evaluation.segmentation import score_segmentation
 from training.checkpoint import load_predictor
-from training.settings import positive_int, run_main, setup
+from training.settings import run_main, setup
+
+SCORE = {"segmentation": score_segmentation, "classification": score_classification,
+         "colorization": partial(score_colorization, baselines=True)}
 
 
 def score(args):
     """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
-    scale = metadata["scale"] if args.data and metadata.get("tile") else None  # other images keep their own size
-    size = args.size or (None if scale else metadata["size"])
-    data = open_data(args.data or metadata["data"], task, size and tuple(size), args.data_dir, metadata["seed"],
-                     splits=(args.split,), scale=scale, levels=metadata.get("levels") if args.data else None)
+    tiled = args.data and "tile" in metadata  # then other images keep their own size
+    data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
+                     metadata["seed"], (args.split,), (1, 1) if tiled else None,
+                     metadata.get("levels") if args.data else None)
     if data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
@@ -37,14 +41,7 @@ def score(args):
         raise InputError(f"{metadata['data']} holds other images than when the run was trained, so the split made "
                          "then is gone (split.json says which it was): put them back, or give a folder with --data")
     print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
-    if Path(args.run).is_dir() and not Path(args.run, "summary.json").exists():
-        print("this run is not finished: its best epoch so far")
-    if task == "segmentation":
-        print_segmentation(score_segmentation(predictor, split))
-    elif task == "classification":
-        print_classification(score_classification(predictor, split))
-    else:
-        print_colorization(score_colorization(predictor, split, baselines=True))
+    print_scores(SCORE[task](predictor, split))
 
 
 def get_args_parser():
@@ -63,7 +60,6 @@ def get_args_parser():
     sub.add_argument("run", help="a run's folder")
     sub.add_argument("--data", help="a named data set or a folder (default: the run's own)")
     sub.add_argument("--data-dir", default="data")
-    sub.add_argument("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the run's")
     sub.add_argument("--split", choices=("train", "val", "test"), default="test")
 
     sub = command(predict, "masks, colours or labels for anyone's own images")

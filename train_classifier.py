@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from data.augment import augment
 from data.sources import open_data
-from evaluation.classification import draw_classification, print_classification, score_classification
+from evaluation import print_scores
+from evaluation.classification import draw_classification, score_classification
 from models import BLOCKS, build_network
 from training import settings
 from training.checkpoint import autocast, imagenet_weights, start_from_backbone, start_from_run
@@ -79,9 +80,9 @@ def train(args):
 def test(run, data):
     # 4. Test: scored once, with the best weights
     scores = score_classification(run.best_predictor(), data.splits["test"])
-    print_classification(scores)
+    print_scores(scores)
     confusion, probabilities = scores.pop("confusion"), scores.pop("probabilities")
-    run.finish(scores)
+    run.finish(scores | {"per_class": scores["recall"]})
     draw_classification(confusion, probabilities, data.splits["test"], data.classes, run.folder)
 
 

@@ -6,21 +6,14 @@
 
 Times are those of 2 CPU cores with bf16.
 """
-from functools import partial
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from data.augment import augment
 from data.sources import open_data
-from evaluation.colorization import (
-    AB_UNIT,
-    draw_colorization,
-    lightness_and_ab,
-    print_colorization,
-    score_colorization,
-)
+from evaluation import print_scores
+from evaluation.colorization import AB_UNIT, draw_colorization, lightness_and_ab, score_colorization
 from models import build_network
 from training import settings
 from training.checkpoint import autocast, load_predictor, start_from_run
@@ -29,8 +22,7 @@ from utils import evenly, main_process_first, write_csv
 
 COLORFULNESS = 0.8  # of the truth's: the gain on ab is set to reach it on val; test may come out a tenth lower
 
-# The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
-# `ema`.
+# The original report's settings, and ours, chosen on val. Scored are the averaged weights, with the decay `ema`.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, target="rgb", augment=dict(flip=0.5)),
@@ -44,12 +36,9 @@ BEST_ON = {  # what is better for one data set
 }
 
 
-def colorization_loss(output, rgb, ab, target):
-    """L1 distance of RGB, or Huber distance of ab.
-
-    output (B, C, H, W), rgb (B, 3, H, W) in [0, 1] and ab / AB_UNIT (B, 2, H, W), all float.
-    """
-    return F.l1_loss(output.float().sigmoid(), rgb) if target == "rgb" else F.huber_loss(output.float(), ab)
+def colorization_loss(output, rgb, ab):
+    """L1 distance to RGB (B, 3, H, W) in [0, 1] of an output with 3 channels, Huber distance to ab / AB_UNIT with 2."""
+    return F.l1_loss(output.float().sigmoid(), rgb) if output.shape[1] == 3 else F.huber_loss(output.float(), ab)
 
 
 def mean_color(images):
@@ -81,7 +70,6 @@ def main(args):
         start_from_run(model, network, args.init)
 
     # 3. Training: best is chosen on val
-    criterion = partial(colorization_loss, target=args.target)
     run = Run(args, device, dtype, network, data, model, target=args.target, gain=1.0, mean_ab=mean_color(train.images))
     for epoch in run.epochs():
         for images, _, draws in run.batches(train):
@@ -89,8 +77,8 @@ def main(args):
             lightness, ab = lightness_and_ab(rgb)
             with autocast(device, dtype):
                 output = run.model(lightness)
-            run.step(criterion(output, rgb, ab))
-        scores = score_colorization(run.predictor, val, criterion)
+            run.step(colorization_loss(output, rgb, ab))
+        scores = score_colorization(run.predictor, val, colorization_loss)
         ratio = min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
         gain = COLORFULNESS / ratio if args.target == "lab" else 1.0
         if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
@@ -99,7 +87,7 @@ def main(args):
     # 4. Test: scored once, with the best weights
     predictor = run.best_predictor()
     scores = score_colorization(predictor, test, baselines=True)
-    print_colorization(scores)
+    print_scores(scores)
     write_csv(run.folder / "images.csv", scores.pop("images"))
     run.finish(scores)
     draw_colorization(predictor, test, run.folder / "predictions.png")

@@ -14,7 +14,8 @@ from data import InputError
 from data.augment import augment, crop_train
 from data.masks import VOID
 from data.sources import open_data
-from evaluation.segmentation import draw_segmentation, print_segmentation, score_segmentation
+from evaluation import print_scores
+from evaluation.segmentation import draw_segmentation, score_segmentation
 from models import build_network
 from training import settings
 from training.checkpoint import autocast, imagenet_weights, load_backbone, start_from_backbone, start_from_run
@@ -83,6 +84,8 @@ def make_network(args, classes, classifier, backbone):
 def main(args):
     if sum(map(bool, (args.pretrained, args.backbone, args.init))) > 1:
         raise InputError("--pretrained, --backbone and --init are three ways to start: give one")
+    if args.tile and args.size and not args.resume:
+        raise InputError("with --tile images keep their own size: leave --size out")
     if args.model == "unet" and (args.pretrained or args.backbone):
         raise InputError("--pretrained and --backbone are for --model fcn32")
 
@@ -120,7 +123,7 @@ def main(args):
     # 4. Test: scored once, with the best weights
     predictor = run.best_predictor()
     scores = score_segmentation(predictor, test)
-    print_segmentation(scores)
+    print_scores(scores)
     run.finish(scores)
     draw_segmentation(predictor, test, run.folder / "predictions.png")
 
@@ -128,7 +131,7 @@ def main(args):
 def get_args_parser():
     parser = settings.get_args_parser(__doc__, "segmentation", models=("unet", "fcn32"), out="<model>-<data>")
     parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
-                        help="train on random crops of images, which keep their own size, or --size")
+                        help="train on random crops of images, which keep their own size")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
     parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier of task 1, at its width")
     return parser

@@ -1,18 +1,12 @@
 """What is done with trained networks: scores, drawings, predictions, grades, and the report.
 
-predicting.py    results for anyone's images
-segmentation.py, classification.py, colorization.py   score, print, draw and predict, a task each
-exporting.py     a network in one file, for use elsewhere
-tiles.py         large images, tile by tile
-counts.py        rows of counts, from which the scores of any set of images follow
-grading.py       a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py) for points
-                 (rubrics.py)
-limits.py        processes with a limit of time and of memory, in which all that strangers handed in is opened
-submissions.py   the files of a submission; predictions.py says what they mean
-feedback.py      the pages of the grades
-reporting.py     the homework's report, made anew: its runs, tables and figures, with the text of report_method.md;
-                 claims.py has the claims and their verdicts
-pages.py         HTML
+segmentation.py, classification.py, colorization.py   score, draw and predict, a task each
+predicting.py, exporting.py   results for anyone's images; a network in one file
+grading.py     a class's submissions (downloads.py), each scored (scoring.py) against truth.py for points (rubrics.py)
+limits.py      processes with limits, in which all that strangers handed in is opened: submissions.py, predictions.py
+counts.py      rows of counts, from which the scores of any set of images follow
+reporting.py   the homework's report, made anew, with the text of report_method.md; claims.py has the verdicts
+feedback.py, pages.py   the pages of the grades; HTML
 """
 import numpy as np
 import torch
@@ -29,29 +23,27 @@ def as_batch(image, size, device):
 
 
 def enlarge(maps, size):
-    """Maps (C, h, w) float -> bilinearly at a size (H, W): yields (C, rows, W), from top to bottom.
-
-    The values are F.interpolate's. A very large image's whole would take gigabytes.
-    """
+    """Maps (C, h, w) float -> F.interpolate's bilinear values at (H, W): yields a slice of rows and (C, rows, W), from
+    the top down. The whole of a very large image would take gigabytes."""
     (height, width), source = size, maps.shape[1]
     y = ((torch.arange(height, device=maps.device) + 0.5) * (source / height) - 0.5).clamp(min=0)
     above = y.long()
     below, share = (above + 1).clamp(max=source - 1), (y - above)[:, None]
-    rows = max(2**22 // (len(maps) * width), 1)
-    for top in range(0, height, rows):
-        part = slice(top, top + rows)
-        lines = torch.lerp(maps[:, above[part]], maps[:, below[part]], share[part])
-        yield F.interpolate(lines[None], (lines.shape[1], width), mode="bilinear")[0]
+    step = max(2**22 // (len(maps) * width), 1)
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        lines = torch.lerp(maps[:, above[rows]], maps[:, below[rows]], share[rows])
+        yield rows, F.interpolate(lines[None], (lines.shape[1], width), mode="bilinear")[0]
 
 
-def print_by_class(scores, columns, more=()):
-    """A table with a row a class: `scores[key]`, a dict by class, for each key -> title of `columns`, - for None.
-
-    `more`: (name, values) of rows below.
-    """
-    rows = [(name, [scores[key][name] for key in columns]) for name in scores[next(iter(columns))]]
-    width = max(len(name) for name, _ in [("class", ()), *rows, *more]) + 2
-    log(f"{'class':<{width}}" + "".join(f"{title:<11}" for title in columns.values()).rstrip())
-    for name, values in [*rows, *more]:
-        shown = ("-" if value is None else f"{value:.4f}" for value in values)
-        log(f"{name:<{width}}" + "".join(f"{value:<11}" for value in shown).rstrip())
+def print_scores(scores):
+    """A table of those by class, or of the baselines, with - for None; then the others, a line each."""
+    columns = scores.get("baselines") or {key: value for key, value in scores.items() if isinstance(value, dict)}
+    names = list(next(iter(columns.values())))
+    lines = [["", *columns], *([name, *(column[name] for column in columns.values())] for name in names)]
+    for first, *cells in lines:
+        cells = ("-" if cell is None else cell if isinstance(cell, str) else f"{cell:.4f}" for cell in cells)
+        log(f"{first:<{max(map(len, names)) + 2}}" + "".join(f"{cell:<13}" for cell in cells).rstrip())
+    for key, value in scores.items():
+        if isinstance(value, (float, tuple)):
+            log(f"{key.replace('_', ' ')}: " + " to ".join(f"{number:.4f}" for number in np.atleast_1d(value)))

@@ -2,15 +2,14 @@
 import numpy as np
 import torch
 
-from evaluation import as_batch, print_by_class
-from utils import batches, gather, log, plot_confusion, plot_images, wilson_interval, write_csv
+from evaluation import as_batch
+from utils import batches, gather, plot_confusion, plot_images, wilson_interval, write_csv
 
 
 def class_probabilities(predictor, images):
     """Images (B, 3, H, W) float in [0, 1] -> probabilities (B, K) float.
 
-    A network that was trained on images and their mirror images (`mirror`) sees both, and the mean counts: Krizhevsky,
-    Sutskever, Hinton 2012 average ten such views.
+    With `mirror` they are the means over the images and their mirror images (ten views in Krizhevsky et al. 2012).
     """
     views = (images, images.flip(3)) if predictor.metadata["mirror"] else (images,)
     return sum(predictor(view).float().softmax(1) for view in views) / len(views)
@@ -18,8 +17,7 @@ def class_probabilities(predictor, images):
 
 @torch.inference_mode()
 def score_classification(predictor, split):
-    """accuracy with its 95% interval, top5, what class_scores gives, and what draw_classification needs: confusion
-    (K, K) of counts, truth down the side, and probabilities (N, K)."""
+    """accuracy with its 95% interval, top5, class_scores, confusion (K, K), of counts, and probabilities (N, K)."""
     predictor.model.eval()
     classes, probabilities, labels = predictor.metadata["classes"], [], []
     for images, targets, _ in batches(split, 256, predictor.device):
@@ -36,27 +34,14 @@ def score_classification(predictor, split):
 
 
 def class_scores(confusion, classes):
-    """Counts (K, K) -> precision, recall (also as per_class) and f1, dicts by class, and their macro averages.
-
-    A class that has no images is None and not averaged; one that is never predicted has precision 0.
-    """
+    """Counts (K, K), a row a true class -> precision, recall, f1, dicts by class, None for one without images, and
+    their macro averages over the others."""
     hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     columns = {"precision": hits / predicted.clip(1), "recall": hits / true.clip(1),
                "f1": 2 * hits / (true + predicted).clip(1)}
-    scores = {key: {name: float(value) if count else None for name, value, count in zip(classes, column, true)}
-              for key, column in columns.items()}
-    means = {f"macro_{key}": float(column[true > 0].mean()) for key, column in columns.items()}
-    return scores | means | {"per_class": scores["recall"]}
-
-
-def print_classification(scores):
-    """A row a class, the means over the classes, then the accuracy over all images."""
-    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
-    print_by_class(scores, columns, [("mean", [scores[f"macro_{key}"] for key in columns])])
-    low, high = scores["interval"]
-    log(f"accuracy: {scores['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})")
-    if len(scores["per_class"]) > 5:
-        log(f"top-5 accuracy: {scores['top5']:.4f}")
+    scores = {f"macro_{key}": float(column[true > 0].mean()) for key, column in columns.items()}
+    return scores | {key: {name: float(value) if count else None for name, value, count in zip(classes, column, true)}
+                     for key, column in columns.items()}
 
 
 def draw_classification(confusion, probabilities, split, classes, folder):

@@ -6,29 +6,27 @@ from PIL import Image
 from data import color
 from evaluation import as_batch, enlarge
 from models.normalize import memory_format
-from utils import batches, evenly, gather, log, plot_images
+from utils import batches, evenly, gather, plot_images
 
 AB_UNIT = 25  # few colours of a photograph lie farther from grey, so targets are about -1 to 1
 MEANS = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
+COLUMNS = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfulness", "true_sharpness")
 
 
 def lightness_and_ab(rgb):
-    """RGB (B, 3, H, W) float in [0, 1] -> the network's input, lightness (B, 1, H, W) in [0, 1], and ab / AB_UNIT
-    (B, 2, H, W)."""
+    """RGB (B, 3, H, W) in [0, 1] -> the input, lightness (B, 1, H, W) in [0, 1], and ab / AB_UNIT (B, 2, H, W)."""
     lab = color.rgb_to_lab(rgb)
     return (lab[:, :1] / 100).contiguous(memory_format=memory_format(lab.device)), lab[:, 1:] / AB_UNIT
 
 
 def paint(output, lightness, metadata):
-    """A network's output and its input -> the coloured image (B, 3, H, W) float in [0, 1].
+    """A network's output, logits of RGB or ab / AB_UNIT, and its input -> the coloured image (B, 3, H, W) in [0, 1].
 
-    The output is the image's logits or, with the target "lab", its ab. That is multiplied by a gain: a network that
-    minimizes a distance predicts averages, and averages are pale.
+    ab is multiplied by a gain: a network that minimizes a distance predicts averages, and averages are pale.
     """
-    output = output.float()
     if metadata["target"] == "rgb":
-        return output.sigmoid()  # with a clamp bright skies, which overshoot, have coloured specks
-    return with_colors(lightness, output * (AB_UNIT * metadata["gain"]))
+        return output.float().sigmoid()  # with a clamp bright skies, which overshoot, have coloured specks
+    return with_colors(lightness, output.float() * (AB_UNIT * metadata["gain"]))
 
 
 def with_colors(lightness, ab=None):
@@ -43,10 +41,8 @@ def to_images(rgb):
 
 
 def color_metrics(prediction, truth):
-    """RGB (B, 3, H, W) float in [0, 1] -> a dict of psnr, ssim, delta_e, colorfulness and sharpness, (B,) each.
-
-    delta_e is the mean CIEDE2000. Colorfulness and sharpness are the prediction's own, to be divided by the truth's.
-    """
+    """RGB (B, 3, H, W) float in [0, 1] -> psnr, ssim, delta_e (mean CIEDE2000), and the prediction's own colorfulness
+    and sharpness: a dict, (B,) each."""
     difference = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(truth)).mean((1, 2))
     return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
             "delta_e": difference, "colorfulness": color.colorfulness(prediction),
@@ -55,49 +51,40 @@ def color_metrics(prediction, truth):
 
 @torch.inference_mode()
 def score_colorization(predictor, split, criterion=None, baselines=False):
-    """Means over a split: psnr, ssim, delta_e, and the ratios of colourfulness and sharpness to the truth's.
+    """MEANS over a split and, with a criterion(output, rgb, ab), its mean as loss.
 
-    With a criterion(output, rgb, ab) its mean too, as loss. With `baselines` also the same scores of grey and of the
-    training set's mean colour, and `images`, a row an image.
+    With `baselines` also the MEANS of grey and of the training set's mean colour, and `images`, a row an image.
     """
     predictor.model.eval()
     others = ("grey", "mean colour") if baselines else ()
-    loss, rows = 0.0, {name: [] for name in ("truth", "prediction", *others)}
+    loss, rows = 0.0, {name: [] for name in ("network", *others)}  # also in a process that gets no image
     for images, _, _ in batches(split, 32, predictor.device):
         rgb = images.float() / 255
         lightness, ab = lightness_and_ab(rgb)
         output = predictor(lightness)
         loss += float(criterion(output, rgb, ab)) * len(rgb) if criterion else 0.0
-        rows["truth"].append(torch.stack([color.colorfulness(rgb), color.gradient_energy(rgb)], 1).cpu())
-        painted = {"prediction": paint(output, lightness, predictor.metadata)}
+        painted = {"network": paint(output, lightness, predictor.metadata)}
         if baselines:
             mean = lightness.new_tensor(predictor.metadata["mean_ab"])[:, None, None].expand_as(ab)
             painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
+        truth = color.colorfulness(rgb), color.gradient_energy(rgb)
         for name, image in painted.items():
-            rows[name].append(torch.stack(list(color_metrics(image, rgb).values()), 1).cpu())
+            rows[name].append(torch.stack([*color_metrics(image, rgb).values(), *truth], 1).cpu())
     rows = {name: torch.cat(gather(parts)).numpy().astype(float) for name, parts in rows.items()}
-    scores = mean_metrics(rows["prediction"], rows["truth"])
+    scores = mean_metrics(rows["network"])
     if criterion:
         scores["loss"] = sum(gather([loss])) / len(split)
     if baselines:
-        scores["baselines"] = {name: mean_metrics(rows[name], rows["truth"]) for name in others}
-        keys = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfulness", "true_sharpness")
-        table = np.hstack([rows["prediction"], rows["truth"]]).tolist()
-        scores["images"] = [{"name": name} | dict(zip(keys, row)) for name, row in zip(split.names, table)]
+        scores["baselines"] = {name: mean_metrics(rows[name]) for name in others}
+        scores["images"] = [{"name": name} | dict(zip(COLUMNS, row))
+                            for name, row in zip(split.names, rows["network"].tolist())]
     return scores
 
 
-def mean_metrics(rows, truth):
-    """Rows of color_metrics (N, 5), and (N, 2) colourfulness and sharpness of the truth -> a dict of MEANS."""
-    ratios = rows[:, 3:].sum(0) / truth.sum(0).clip(1e-9)
+def mean_metrics(rows):
+    """An array of COLUMNS (N, 7) -> a dict of MEANS; the ratios are those to the truth."""
+    ratios = rows[:, 3:5].sum(0) / rows[:, 5:].sum(0).clip(1e-9)
     return dict(zip(MEANS, map(float, (*rows[:, :3].mean(0), *ratios))))
-
-
-def print_colorization(scores):
-    """The network beside the two simplest ways to colour an image."""
-    log(f"{'':<13}" + "".join(f"{key.replace('_', ' '):>20}" for key in MEANS))
-    for name, row in {"network": scores, **scores["baselines"]}.items():
-        log(f"{name:<13}" + "".join(f"{row[key]:>20.4f}" for key in MEANS))
 
 
 @torch.inference_mode()
@@ -119,13 +106,12 @@ def predict_colorization(predictor, image):
     """
     lightness, _ = lightness_and_ab(as_batch(image, predictor.metadata["size"], predictor.device))
     painted = paint(predictor(lightness), lightness, predictor.metadata)[0]
-    result, top = np.empty((image.height, image.width, 3), np.uint8), 0
-    for strip in enlarge(painted, result.shape[:2]):  # in strips: the arithmetic takes many times an image's memory
-        strip, bottom = strip[None], top + strip.shape[1]
+    result = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, strip in enlarge(painted, result.shape[:2]):  # the arithmetic takes many times an image's memory
+        strip = strip[None]
         if predictor.metadata["target"] == "lab":
-            part = image.crop((0, top, image.width, bottom))
+            part = image.crop((0, rows.start, image.width, rows.stop))
             own, _ = lightness_and_ab(as_batch(part, strip.shape[2:], predictor.device))
             strip = with_colors(own, color.rgb_to_lab(strip)[:, 1:])
-        result[top:bottom] = to_images(strip)[0]
-        top = bottom
+        result[rows] = to_images(strip)[0]
     return Image.fromarray(result)

@@ -1,14 +1,15 @@
 """Segmentation: a network is scored and drawn on a split, and predicts masks for anyone's images."""
+import math
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 import utils
-from evaluation import as_batch, enlarge, print_by_class
-from evaluation.tiles import tiled_scores
+from evaluation import as_batch, enlarge
 
-BY_CLASS = {"iou": "IoU", "dice": "Dice", "precision": "precision", "recall": "recall"}
+BY_CLASS = "iou", "dice", "precision", "recall"
+TILE_PIXELS = 2**18  # that go through the network together
 
 
 @torch.inference_mode()
@@ -23,18 +24,15 @@ def predicted_classes(predictor, images):
     """Images (B, 3, H, W) uint8 on the device -> classes (B, H, W) uint8; tile by tile, if the run was trained so."""
     if not predictor.metadata.get("tile"):
         return predictor(images.float() / 255).argmax(1).byte()
-
-    def tiled(image):
-        bands = tiled_scores(predictor, lambda top, bottom: image[:, top:bottom], image.shape[1:])
-        return torch.cat([scores.argmax(0).byte() for scores in bands])
-
-    return torch.stack([tiled(image) for image in images])
+    images = map(Image.fromarray, images.permute(0, 2, 3, 1).cpu().numpy())
+    masks = np.stack([predict_segmentation(predictor, image) for image in images])
+    return torch.from_numpy(masks).to(predictor.device)
 
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """Scores on a split: miou, pixel_accuracy, frequency_weighted_iou, boundary_f1 (which takes time, and needs
-    `outlines`), and those BY_CLASS, each a dict, with None for 0/0."""
+    """miou, pixel_accuracy, frequency_weighted_iou, with `outlines` (slow) boundary_f1, and BY_CLASS a dict each, None
+    for 0/0."""
     classes, pixels, edges = predictor.metadata["classes"], [], []
     for truth, prediction in predicted_masks(predictor, split):
         pixels.append(utils.pixel_counts(truth, prediction, len(classes)).sum(0).numpy())
@@ -47,13 +45,6 @@ def score_segmentation(predictor, split, outlines=True):
     if outlines:
         scores["boundary_f1"] = float(utils.boundary_f1(sum(utils.gather(edges))))
     return scores
-
-
-def print_segmentation(scores):
-    """A row a class, then the means."""
-    print_by_class(scores, BY_CLASS)
-    for key in ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"):
-        utils.log(f"{key.replace('_', ' ')}: {scores[key]:.4f}")
 
 
 @torch.inference_mode()
@@ -71,47 +62,62 @@ def draw_segmentation(predictor, split, path):
 def predict_segmentation(predictor, image, probabilities=None):
     """A Pillow image of any size -> class ids (H, W) uint8 at its own size.
 
-    `probabilities`, an array (K, H, W), is filled with those of the classes.
+    `probabilities`, an array (K, H, W), is filled with those of the classes. Scores, not ids, are enlarged: outlines
+    come out smooth instead of in steps.
     """
-    mask, top = np.empty((image.height, image.width), np.uint8), 0
-    for scores in score_bands(predictor, image):
-        bottom = top + scores.shape[1]
-        mask[top:bottom] = scores.argmax(0).byte().cpu().numpy()
+    mask = np.empty((image.height, image.width), np.uint8)
+    if predictor.metadata.get("tile"):
+        bands = tiled_scores(predictor, image)
+    else:
+        small = as_batch(image, predictor.metadata["size"], predictor.device)
+        bands = enlarge(predictor(small)[0].float(), mask.shape)
+    for rows, scores in bands:
+        mask[rows] = scores.argmax(0).byte().cpu().numpy()
         if probabilities is not None:
-            probabilities[:, top:bottom] = scores.softmax(0).cpu().numpy()
-        top = bottom
+            probabilities[:, rows] = scores.softmax(0).cpu().numpy()
     return mask
 
 
-def score_bands(predictor, image):
-    """Yield class scores (K, rows, W) float of a Pillow image, at its own size, band after band from the top down.
+def starts(length, tile):
+    """Where tiles of a side begin on a length: evenly, with a quarter of a tile or more in common."""
+    common = tile // 4
+    count = max(math.ceil((length - common) / (tile - common)), 1)
+    return np.linspace(0, length - tile, count).round().astype(int).tolist()
 
-    Scores, not ids, are enlarged: outlines come out smooth instead of in steps.
+
+def ramp(tile, device):
+    """Weights (tile,) that fall towards both ends, where the network sees only one side of things."""
+    rising = torch.arange(1, tile + 1, device=device)
+    return torch.minimum(rising, rising.flip(0)).clamp(max=tile // 4 + 1).float()
+
+
+def tiled_scores(predictor, image):
+    """A Pillow image -> yields a slice of rows and the logarithms of their class probabilities (K, rows, W) float.
+
+    Tiles overlap, and their probabilities are blended. Memory holds one row of tiles, whatever the image's height.
     """
-    metadata, own = predictor.metadata, (image.height, image.width)
-    if not metadata.get("tile"):
-        yield from enlarge(predictor(as_batch(image, metadata["size"], predictor.device))[0].float(), own)
-        return
-    seen = tuple(max(round(side * scale), 1) for side, scale in zip(own, metadata["scale"]))  # as in training
-    small = image if seen == own else image.resize(seen[::-1], Image.Resampling.BILINEAR)
-
-    def rows(top, bottom):
-        strip = np.array(small.crop((0, top, small.width, bottom)))
-        return torch.from_numpy(strip).to(predictor.device).permute(2, 0, 1)
-
-    done = 0
-    for scores in tiled_scores(predictor, rows, seen):
-        first, last = (round(row * own[0] / seen[0]) for row in (done, done + scores.shape[1]))
-        done += scores.shape[1]
-        if last > first:
-            yield F.interpolate(scores[None], (last - first, own[1]), mode="bilinear")[0]
+    height, width = (min(pair) for pair in zip(predictor.metadata["tile"], (image.height, image.width)))
+    tops, lefts = starts(image.height, height), starts(image.width, width)
+    weight = ramp(height, predictor.device)[:, None] * ramp(width, predictor.device)
+    together, sums = max(TILE_PIXELS // (height * width), 1), None
+    for top, following in zip(tops, [*tops[1:], image.height]):
+        band = torch.from_numpy(np.array(image.crop((0, top, image.width, top + height)))).to(predictor.device)
+        for i in range(0, len(lefts), together):
+            some = lefts[i : i + together]
+            tiles = torch.stack([band[:, left : left + width] for left in some]).permute(0, 3, 1, 2)
+            for left, scores in zip(some, predictor(tiles.float() / 255).float()):
+                if sums is None:
+                    sums = scores.new_zeros(len(scores), height, image.width)
+                sums[:, :, left : left + width] += weight * scores.softmax(0)
+        whole = sums[:, : following - top]  # no tile further down reaches it
+        yield slice(top, following), (whole / whole.sum(0)).clamp(min=1e-30).log()
+        sums = torch.cat([sums[:, following - top :], torch.zeros_like(whole)], 1)
 
 
 def with_palette(mask, colors, ids):
-    """Classes (H, W) uint8 as a palette image: a viewer shows their `colors`, and its bytes are their `ids`, those of
-    the masks that the network was trained with."""
-    bytes_, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
-    bytes_[: len(ids)], palette[ids] = ids, colors
-    image = Image.fromarray(bytes_[mask])
+    """Classes (H, W) uint8 -> a palette image: viewers show their `colors`, its bytes are their `ids` in the data."""
+    table, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
+    table[: len(ids)], palette[ids] = ids, colors
+    image = Image.fromarray(table[mask])
     image.putpalette(palette.tobytes())
     return image

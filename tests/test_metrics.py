@@ -12,8 +12,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from data.cache import Split
 from data.masks import VOID
+from evaluation import print_scores
 from evaluation.classification import class_scores
-from evaluation.segmentation import print_segmentation, score_segmentation
+from evaluation.segmentation import score_segmentation
 from train_segmentation import segmentation_loss
 from training.checkpoint import Predictor
 from training.optimization import class_weights
@@ -84,9 +85,9 @@ def test_a_score_of_nothing_is_a_dash_and_null(capsys):
     scores = score_segmentation(predictor, split)
     assert scores["precision"] == {"a": 0.75, "b": None, "c": None} and scores["recall"] == {"a": 1, "b": 0, "c": None}
     assert scores["iou"] == {"a": 0.75, "b": 0, "c": None} and scores["dice"]["a"] == pytest.approx(1.5 / 1.75)
-    print_segmentation(scores)
+    print_scores(scores)
     assert [line.split() for line in capsys.readouterr().out.splitlines()[:4]] == [
-        ["class", "IoU", "Dice", "precision", "recall"], ["a", "0.7500", "0.8571", "0.7500", "1.0000"],
+        ["iou", "dice", "precision", "recall"], ["a", "0.7500", "0.8571", "0.7500", "1.0000"],
         ["b", "0.0000", "0.0000", "-", "0.0000"], ["c", "-", "-", "-", "-"]]
 
 
