@@ -446,6 +446,7 @@ def test_predict_uses_or_names_every_image(run, here):
     (("train_segmentation.py", "--data", "empty"), "empty"),
     (("train_segmentation.py", "--size", "0", "128"), "--size"),
     (("train_segmentation.py", "--model", "vgg"), "--model"),
+    (("train_segmentation.py", "--tile", "32", "32", "--size", "32", "40"), "--size"),
     (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
     (("train_segmentation.py", "--seed", "-1"), "--seed"),
     (("train_segmentation.py", "--weight-decay", "-0.1"), "--weight-decay"),
