@@ -2,11 +2,11 @@
 
 segmentation.py, classification.py, colorization.py   score, draw and predict, a task each
 predicting.py, exporting.py   results for anyone's images; a network in one file
-grading.py     a class's submissions (downloads.py), each scored (scoring.py) against truth.py for points (rubrics.py)
+grading.py     a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py)
 limits.py      processes with limits, in which all that strangers handed in is opened: submissions.py, predictions.py
 counts.py      rows of counts, from which the scores of any set of images follow
 reporting.py   the homework's report, made anew, with the text of report_method.md; claims.py has the verdicts
-feedback.py, pages.py   the pages of the grades; HTML
+pages.py       the pages of the grades
 """
 import numpy as np
 import torch

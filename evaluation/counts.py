@@ -76,11 +76,17 @@ def colorization_metrics(rows):
             "colorfulness_credit": credit / number}
 
 
+METRICS = {  # the first of each chooses the worst images
+    "segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
+    "classification": ("accuracy",),
+    "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit"),
+}
+BY_CLASS = {"segmentation": "IoU", "classification": "accuracy", "colorization": None}
 ROW = {"segmentation": segmentation_row, "classification": classification_row, "colorization": colorization_row}
 COMPUTE = {"segmentation": segmentation_metrics, "classification": classification_metrics,
            "colorization": colorization_metrics}
 
 
-def bootstrap_samples(count, seed):
+def bootstrap_samples(count, seed=0):
     """(1000, count) float: how often each of `count` images is in each of 1000 bootstrap samples."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), 1000).astype(float)

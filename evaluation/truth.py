@@ -1,22 +1,29 @@
-"""What submissions are held against: the truth, decoded once, and the metrics of each task."""
+"""What submissions are held against: the truth, decoded once, what needs no network, and the rubric.
+
+A rubric is {"metric": [[value, points], ...]}: linear between its pairs, level outside them, summed over its metrics.
+"""
 import hashlib
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 
-from data import InputError, folders
+from data import InputError, color, folders
 from data.images import nfc, printable, read_image
-from data.masks import Classes, decode_mask, infer_classes, read_classes, scored_classes
-from evaluation.counts import ROW, bootstrap_samples, colorization_known
+from data.masks import VOID, Classes, decode_mask, infer_classes, read_classes, scored_classes
+from evaluation import as_batch
+from evaluation.colorization import to_images
+from evaluation.counts import METRICS, ROW, bootstrap_samples, colorization_known
 
-METRICS = {  # the first of each chooses the worst images
-    "segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
-    "classification": ("accuracy",),
-    "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit"),
-}
+BASELINES = {"segmentation": ("nothing", "most frequent class", "usual layout"),
+             "classification": ("nothing", "most frequent class"),
+             "colorization": ("nothing", "grey", "mean colour", "usual layout")}
+UNBOUNDED = ("psnr", "delta_e", "colorfulness_ratio", "sharpness_ratio")  # metrics that can be above 1
 
 
 @dataclass
@@ -29,10 +36,10 @@ class Truth:
     classes: list
     colors: list
     index: dict  # finds an image by its name, its last part, or either in lower case, where that is unique
-    missing: str  # "zero" or "refuse"
     samples: np.ndarray  # (1000, N): how often each image is in each bootstrap sample, the same ones for everybody
     raw: Classes | None  # how masks are read
     known: list  # colorization's: counts.colorization_known of each image
+    digest: str  # a hash of all that scores depend on, but for the submission
     rubric: dict | None = None
 
     @property
@@ -41,19 +48,19 @@ class Truth:
         binary = self.task == "segmentation" and len(self.classes) == 2
         return ("foreground_iou",) * binary + METRICS[self.task]
 
+    @property
+    def full_points(self):
+        return sum(max(points for _, points in steps) for steps in self.rubric.values())
+
     def row(self, index, prediction):
         """The counts (counts.py) of a prediction, or None, for an image."""
         return ROW[self.task](self.targets[index], prediction, len(self.classes), self.known[index])
 
-    def digest(self):
-        """A hash of all that scores depend on, but for the submission."""
-        digest = hashlib.sha256(repr((self.task, self.names, self.classes, self.colors, self.raw, self.missing)).encode(
-            errors="surrogateescape"))
-        for array in (*self.targets, self.samples):
-            digest.update(np.ascontiguousarray(array))
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+    def equals(self, index, prediction):
+        """Whether a prediction is equal to the truth in all that counts."""
+        target = self.targets[index]
+        void = target == VOID if self.task == "segmentation" else False
+        return bool(np.all((prediction == target) | void))
 
 
 def open_truth(args):
@@ -71,8 +78,11 @@ def open_truth(args):
         print(f"{len(telling)} true images share their names, and so a prediction must name the class's folder, as "
               f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
     known = [colorization_known(target) if args.task == "colorization" else None for target in targets]
-    return Truth(args.task, shown, split.images, targets, classes, colors, index, args.missing,
-                 bootstrap_samples(len(split), args.seed), raw, known)
+    digest = hashlib.sha256(repr((args.task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
+    for content in (*targets, *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))):
+        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
+    return Truth(args.task, shown, split.images, targets, classes, colors, index, bootstrap_samples(len(split)), raw,
+                 known, digest.hexdigest())
 
 
 def read_truth(folder, task):
@@ -99,7 +109,89 @@ def read_truth(folder, task):
     elif task == "colorization":
         targets = [np.asarray(read_image(path)) for path in split.images]
         # SSIM's window has 11 pixels.
-        if small := [path for path, target in zip(split.images, targets) if min(target.shape[:2]) < 11]:
-            raise InputError(f"{printable(small[0])}: less than 11 pixels high or wide, too small to be scored; remove "
-                             "it")
+        for path, target in zip(split.images, targets):
+            if min(target.shape[:2]) < 11:
+                raise InputError(f"{printable(path)}: less than 11 pixels high or wide, too small to be scored")
     return split, classes, colors, raw, targets
+
+
+def predict_baseline(truth, name):
+    """Yield (index, prediction) of one of BASELINES for every true image: what somebody predicts who looks at none."""
+    if name == "nothing":
+        return
+    if truth.task == "classification":
+        label = int(np.bincount(truth.targets).argmax())
+        yield from ((index, label) for index in range(len(truth.targets)))
+    else:
+        predict = masks_without_network if truth.task == "segmentation" else colors_without_network
+        yield from enumerate(predict(truth.targets, name))
+
+
+def masks_without_network(targets, name):
+    """Yield masks of the most frequent class everywhere, or at each place of the one that is most frequent there."""
+    def resize(mask, size):
+        return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+    size = [min(side, 256) for side in targets[0].shape]
+    votes, (rows, columns) = np.zeros((256, *size), np.int32), np.ogrid[: size[0], : size[1]]
+    for target in targets:
+        votes[resize(target, size), rows, columns] += 1
+    if name != "usual layout":
+        votes = votes.sum((1, 2), keepdims=True)
+    votes[VOID] = -1
+    best = votes.argmax(0).astype(np.uint8)
+    yield from (resize(best, target.shape) for target in targets)
+
+
+def colors_without_network(targets, name):
+    """Yield the true lightness with grey, the mean colour of all truth, or the median colour at each place."""
+    def to_lab(target, size):
+        return color.rgb_to_lab(as_batch(Image.fromarray(target), size, "cpu"))
+
+    ab = torch.zeros(1, 2, 1, 1)
+    if name != "grey":
+        size = [min(side, 64) for side in targets[0].shape[:2]]
+        ab = torch.cat([to_lab(target, size)[:, 1:] for target in targets])
+        ab = ab.median(0, keepdim=True).values if name == "usual layout" else ab.mean((0, 2, 3), keepdim=True)
+    for target in targets:
+        large = torch.nn.functional.interpolate(ab, target.shape[:2], mode="bilinear")
+        yield to_images(color.lab_to_rgb(torch.cat([to_lab(target, target.shape[:2])[:, :1], large], 1)))[0]
+
+
+def default_rubric(truth, baselines):
+    """Points that begin at the best of the baselines' metrics. Of masks the report's FCN-32 gets 6 and its U-Net 10, of
+    labels its ResNet 10, where that is far enough from the baselines."""
+    main = "colorfulness_credit" if truth.task == "colorization" else truth.metrics[0]
+    start = min(max(metrics[main] for metrics in baselines), 0.99)
+
+    def beyond(share):  # so much of the way from the baseline to a perfect 1
+        return start + share * (1 - start)
+
+    if truth.task == "segmentation":
+        return {main: [[start, 0], [max(0.415, beyond(0.25)), 6], [max(0.512, beyond(0.375)), 10]]}
+    if truth.task == "classification":
+        return {main: [[start, 0], [max(0.92, beyond(0.75)), 10]]}
+    # The PSNR of grey images is higher than that of good colours, so it says nothing here.
+    nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
+    return {"delta_e": [[0.85 * nearest, 6], [nearest, 0]], main: [[start, 0], [beyond(0.75), 4]]}
+
+
+def read_rubric(path, truth):
+    """A rubric, {"metric": [[value, points], ...]} with values that ascend, from a JSON file. Raises InputError."""
+    metric, rubric = "it", {}
+    try:
+        for metric, steps in json.loads(Path(path).read_text("utf-8")).items():
+            pairs = np.array(steps, float)
+            most = np.inf if metric in UNBOUNDED else 1
+            if not (metric in truth.metrics and pairs.shape[1:] == (2,) and np.isfinite(pairs).all()
+                    and pairs.min() >= 0 and pairs[:, 0].max() <= most and (np.diff(pairs[:, 0]) > 0).all()):
+                raise ValueError("no steps of one of the metrics")
+            rubric[metric] = pairs.tolist()
+        if not rubric:
+            raise ValueError("no metric")
+    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        example = json.dumps({truth.metrics[0]: [[0.3, 0], [0.5, 10]]})
+        raise InputError(f"--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like {example}: "
+                         f"for any of {', '.join(truth.metrics)} pairs [value, points] with ascending values, nothing "
+                         "negative, and shares as 0.5 and not in percent") from error
+    return rubric

@@ -216,9 +216,11 @@ def test_colours_that_need_no_network_get_no_points(tmp_path):
 
 
 @pytest.mark.parametrize("text, reason", [
-    ('{"miou": [[41.5, 6], [51.2, 10]]}', "not in percent"), ('{"miou": [[0, -1], [1, 5]]}', "negative"),
-    ('{"miou": [0, 10]}', "pairs"), ('{"miou": {"0": 10}}', "pairs"), ('{"miou": [[0, "a"]]}', "pairs"),
-    ('[[0, 1]]', "names no metric"), ("{", "no JSON"), ('{"psnr": [[20, 1]]}', "psnr is none of miou")])
+    ('{"miou": [[41.5, 6], [51.2, 10]]}', "miou is wrong; .* not in percent"),
+    ('{"miou": [[0, -1], [1, 5]]}', "miou is wrong; .* nothing negative"),
+    ('{"miou": [0, 10]}', "miou is wrong; .* pairs"),
+    ('{"miou": {"0": 10}}', "miou is wrong; .* pairs"), ('{"miou": [[0, "a"]]}', "miou is wrong; .* pairs"),
+    ('[[0, 1]]', "it is wrong"), ("{", "it is wrong"), ('{"psnr": [[20, 1]]}', "psnr is wrong; .* any of miou")])
 def test_a_wrong_rubric_is_one_sentence(tmp_path, truth, text, reason):
     (tmp_path / "rubric.json").write_text(text)
     with pytest.raises(InputError, match=reason):

@@ -40,7 +40,7 @@ from data.folders import SPLITS, WORDS  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.masks import decode_mask, read_classes, read_mask  # noqa: E402
 from data.sources import open_data  # noqa: E402
-from evaluation import feedback, grading, scoring  # noqa: E402
+from evaluation import grading, pages, scoring  # noqa: E402
 from evaluation.classification import predict_classification  # noqa: E402
 from evaluation.colorization import predict_colorization  # noqa: E402
 from evaluation.segmentation import predict_segmentation  # noqa: E402
@@ -409,9 +409,9 @@ class Reader:
                 target.writestr("a.png", mutate(self.masks[0][0], edits if how % 3 == 1 else []))
                 target.writestr("masks/b.png", self.masks[1][0])
             path = self.write(mutate(archive.getvalue(), edits if how % 3 == 2 else []), "submission.zip")
-        grade = scoring.grade_submission(truth, (str(path), None, "", torch.device("cpu"), torch.float32))
+        grade = scoring.grade_job(truth, ("x", str(path), self.out / "x.json", torch.device("cpu"), torch.float32))
         grade = grading.give_points(truth, grade)
-        feedback.feedback_page(truth, path.name, grade)
+        pages.feedback_page(truth, path.name, grade)
         if grade["status"] == "refused":
             raise InputError("said by the grade itself")
 
