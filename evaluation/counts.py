@@ -76,11 +76,10 @@ def colorization_metrics(rows):
             "colorfulness_credit": credit / number}
 
 
-METRICS = {  # the first of each chooses the worst images
-    "segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
-    "classification": ("accuracy",),
-    "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit"),
-}
+# The first metric of each chooses the worst images.
+METRICS = {"segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
+           "classification": ("accuracy",),
+           "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit")}
 BY_CLASS = {"segmentation": "IoU", "classification": "accuracy", "colorization": None}
 ROW = {"segmentation": segmentation_row, "classification": classification_row, "colorization": colorization_row}
 COMPUTE = {"segmentation": segmentation_metrics, "classification": classification_metrics,

@@ -6,6 +6,7 @@ downloads.py says whose submission is what. Each is read in a process of its own
 predictions.py) and scored (scoring.py, counts.py) against the truth, for points (truth.py). pages.py makes the pages.
 """
 import hashlib
+import json
 import math
 import os
 import re
@@ -29,8 +30,6 @@ from evaluation.truth import BASELINES, default_rubric, open_truth, read_rubric
 from training.settings import setup
 from utils import write_atomically, write_csv
 
-KILLED = "this computer ended the process that read it, likely for want of memory; give the same command again"
-
 
 def grade_all(truth, sources, out, device, dtype):
     """Yield (name, grade), an Exceeded or None for the grade as of limits.run_each. sources: name -> source.
@@ -48,14 +47,15 @@ def grade_all(truth, sources, out, device, dtype):
                                   (networks, "time an image of a network",
                                    forked if device.type == "cpu" else (1, "spawn"))):
         seconds = LIMITS["time"] + len(truth.names) * LIMITS[limit]
-        for (name, *_), grade in run_each(partial(grade_job, truth), some_jobs, seconds, memory, *how):
+        for (name, _, record, *_), grade in run_each(partial(grade_job, truth), some_jobs, seconds, memory, *how):
+            if isinstance(grade, dict):
+                write_atomically(record, json.dumps(grade), durable=False)
             yield name, grade
 
 
 def unread(nothing, status, text, limit=""):
     """The grade of a submission that was not read to its end. nothing: the grade of one without predictions."""
-    return nothing | {"status": status, "reason": limit, "troubles": nothing["troubles"] | {"refused": [text]},
-                      "trouble counts": nothing["trouble counts"] | {"refused": 1}}
+    return nothing | {"status": status, "reason": limit, "troubles": nothing["troubles"] | {"refused": [text]}}
 
 
 def give_points(truth, grade):
@@ -86,7 +86,7 @@ def plain_name(name):
 
 
 def write_tables(out, truth, grades, baselines, students):
-    """Write grades.csv and grades.html of all that is graded so far; returns the rows, ranked."""
+    """Write grades.csv and grades.html of all that is graded so far."""
     main, kind, cells = truth.metrics[0], BY_CLASS[truth.task], {each.name: each.cells for each in students}
     order = sorted((-each["points"], -each["metrics"][main], name) for name, each in grades.items())
     results, twins, rows = [result[:2] for result in order], defaultdict(list), []
@@ -101,15 +101,15 @@ def write_tables(out, truth, grades, baselines, students):
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
                      **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{kind} {key}": value for key, value in zip(truth.classes, each["by class"])},
-                     "given": each["given"], **each["trouble counts"], "void": round(each["void"], 6),
-                     "seconds": each.get("seconds", ""), "identical to": ", ".join(twin), "problems": text,
-                     "feedback": f"{plain_name(name)}.html", **cells[name]})
+                     "given": each["given"], **{trouble: len(lines) for trouble, lines in each["troubles"].items()},
+                     "void": round(each["void"], 6), "seconds": each.get("seconds", ""),
+                     "identical to": ", ".join(twin), "problems": text, "feedback": f"{plain_name(name)}.html",
+                     **cells[name]})
     # A spreadsheet takes text for a formula that begins, in its row or after what it may split at, with these.
     quoted = [{key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
                for key, value in row.items()} for row in rows]
     write_csv(out / "grades.csv", quoted, encoding="utf-8-sig")  # as spreadsheets want it
     write_atomically(out / "grades.html", grades_page(truth, rows, baselines), durable=False)
-    return rows
 
 
 def grade(args):
@@ -117,7 +117,11 @@ def grade(args):
     torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
     place = Path(args.out), *setup(args)  # where to write, and to compute
     truth, out = open_truth(args), place[0]
-    students = find_submissions(check_paths(args))
+    paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))
+    for path in (args.truth, *paths):  # there the grades would be data, or a submission, at the next call
+        if out.resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(f"--out {printable(out)} lies in {printable(path)}; give the grades a folder of their own")
+    students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)
     for folder in ("feedback", "graded"):
@@ -127,29 +131,16 @@ def grade(args):
     absent = give_points(truth, unread(nothing, "not handed in", "nothing was handed in"))
     grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
-    rows = write_tables(out, truth, grades, baselines, students)
+    write_tables(out, truth, grades, baselines, students)
     for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
         if not isinstance(each, dict):  # it exceeded a limit, or the system ended its process
-            each = unread(nothing, "refused", str(each or KILLED), getattr(each, "limit", "memory"))
+            text = str(each or "this computer ended its process, likely for want of memory; grade it again")
+            each = unread(nothing, "refused", text, getattr(each, "limit", "memory"))
         grades[name] = give_points(truth, each)
         page = feedback_page(truth, name, grades[name])
         write_atomically(out / "feedback" / f"{plain_name(name)}.html", page, durable=False)
-        rows = write_tables(out, truth, grades, baselines, students)
-    for row in rows:
-        main = truth.metrics[0]
-        print(f"{row['rank']:>3} {row['points']:6.2f}  {main} {row[main]:.4f}  {row['status']}  {row['submission']}")
-    print(f"{len(rows)} submissions graded: {out / 'grades.html'}, grades.csv and feedback/ beside it")
-
-
-def check_paths(args):
-    """The submissions' paths, each once. Raises InputError where one is not there, or where --out lies in one."""
-    paths, out = list(dict.fromkeys(os.path.normpath(path) for path in args.submissions)), Path(args.out)
-    for path in (args.truth, *paths):  # there the grades would be data, or a submission, at the next call
-        if not os.path.lexists(path):
-            raise InputError(f"{printable(path)}: no such submission")
-        if out.resolve().is_relative_to(Path(path).resolve()):
-            raise InputError(f"--out {printable(out)} lies in {printable(path)}; give the grades a folder of their own")
-    return paths
+        write_tables(out, truth, grades, baselines, students)
+    print(f"{len(grades)} submissions graded: {out / 'grades.html'}, grades.csv and feedback/ beside it")
 
 
 def add_grade_arguments(sub):

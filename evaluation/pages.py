@@ -13,8 +13,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1rem auto; padding: 0 1rem }
 h1, h2, h3, li, figcaption, code { overflow-wrap: anywhere }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-td, th { padding: .3rem .6rem; border-bottom: 1px solid #8885; text-align: right; white-space: nowrap }
-td:first-child, th:first-child, .text { text-align: left } td.text { white-space: normal; min-width: 6rem }
+td, th { padding: .3rem .6rem; border-bottom: 1px solid #8885; text-align: left; min-width: 3rem }
 .sortable th { cursor: pointer; text-decoration: underline dotted }
 figure { display: inline-block; margin: 0 1rem 1rem 0 } figure img { max-width: 100%; display: block }
 @media print { body { max-width: none; font-size: 10pt } .wide { overflow: visible }
@@ -43,10 +42,8 @@ def feedback_page(truth, name, grade):
              "<h2>Scores</h2>", table(metrics), table(by_class), "<h2>What is wrong</h2>"]
     for trouble, lines in grade["troubles"].items():
         if lines:
-            count = grade["trouble counts"][trouble]
-            shown = [*lines, "..."] if len(lines) < count else lines
-            items = "".join(f"<li>{html.escape(text)}</li>" for text in shown)
-            parts.append(f"<h3>{trouble} ({count})</h3><ul>{items}</ul>")
+            items = "".join(f"<li>{html.escape(text)}</li>" for text in lines[:200])
+            parts.append(f"<h3>{trouble} ({len(lines)})</h3><ul>{items}</ul>")
     return page(name, *parts, "<h2>Worst images, beside truth and prediction</h2>", figures(grade["worst"]))
 
 
@@ -71,20 +68,18 @@ def grades_page(truth, rows, baselines):
 def cell(value):
     """A table's cell. A pair is a link: (text, address). Nothing but numbers goes in unescaped."""
     if isinstance(value, tuple):
-        return f'<td class="text"><a href="{html.escape(value[1])}">{html.escape(value[0])}</a></td>'
+        return f'<a href="{html.escape(value[1])}">{html.escape(value[0])}</a>'
     if isinstance(value, float):
-        return f"<td>{value:.3f}</td>"
-    kind = ' class="text"' if isinstance(value, str) else ""
-    return f"<td{kind}>{'-' if value is None else html.escape(str(value))}</td>"
+        return f"{value:.3f}"
+    return "-" if value is None else html.escape(str(value))
 
 
 def table(rows, name=""):
     """Dicts with equal keys -> an HTML table."""
     if not rows:
         return ""
-    kinds = [' class="text"' if isinstance(value, (str, tuple)) else "" for value in rows[0].values()]
-    head = "".join(f"<th{kind}>{html.escape(key.replace('_', ' '))}</th>" for key, kind in zip(rows[0], kinds))
-    body = "\n".join("<tr>" + "".join(map(cell, row.values())) + "</tr>" for row in rows)
+    head = "".join(f"<th>{html.escape(key.replace('_', ' '))}</th>" for key in rows[0])
+    body = "\n".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
     return (f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>\n'
             f"<tbody>\n{body}\n</tbody></table></div>")
 

@@ -17,7 +17,7 @@ from evaluation.counts import COMPUTE, METRICS
 from evaluation.predictions import read_images, read_labels, run_checkpoint
 from evaluation.submissions import TROUBLES, content_digest, is_checkpoint, list_files, say_why
 from evaluation.truth import predict_baseline
-from utils import colorize_mask, write_atomically
+from utils import colorize_mask
 
 
 def grade_job(truth, job):
@@ -51,9 +51,7 @@ def grade_job(truth, job):
             yield from run_checkpoint(truth, source, device, dtype)
 
     grade = grade_predictions(truth, predict, source)
-    grade |= {"content": content, "seconds": round(time.monotonic() - started, 2)}
-    write_atomically(record, json.dumps(grade), durable=False)
-    return grade
+    return grade | {"content": content, "seconds": round(time.monotonic() - started, 2)}
 
 
 def grade_predictions(truth, predict, source):
@@ -90,8 +88,7 @@ def grade_predictions(truth, predict, source):
     return scores | {
         "status": judge(truth, error, found, troubles), "reason": getattr(error, "limit", ""), "given": len(found),
         "void": void,  # the share of pixels that are left void or have an unknown class
-        "troubles": {trouble: lines[:200] for trouble, lines in troubles.items()},
-        "trouble counts": {trouble: len(lines) for trouble, lines in troubles.items()},
+        "troubles": troubles,
         "digest": digest if scores["metrics"][main] else None,  # those of whom nothing is right are not "identical"
         "worst": [draw_worst(truth, *each) for each in worst if not found[each[1]][3]],
     }

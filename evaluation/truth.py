@@ -108,10 +108,9 @@ def read_truth(folder, task):
         classes, colors, _ = scored_classes(raw)
     elif task == "colorization":
         targets = [np.asarray(read_image(path)) for path in split.images]
-        # SSIM's window has 11 pixels.
-        for path, target in zip(split.images, targets):
-            if min(target.shape[:2]) < 11:
-                raise InputError(f"{printable(path)}: less than 11 pixels high or wide, too small to be scored")
+        small = [path for path, target in zip(split.images, targets) if min(target.shape[:2]) < 11]
+        if small:  # SSIM's window has 11 pixels
+            raise InputError(f"{printable(small[0])}: less than 11 pixels high or wide, too small to be scored")
     return split, classes, colors, raw, targets
 
 
