@@ -23,10 +23,8 @@ def segmentation_row(truth, prediction, classes, known=None):
 
 
 def segmentation_metrics(rows):
-    """(..., 7, K) -> segmentation_scores, the IoU as "by class", and boundary_f1, (...) each.
-
-    foreground_iou is the second class's IoU, for masks of two classes.
-    """
+    """(..., 7, K) -> segmentation_scores, boundary_f1 and the second class's foreground_iou, (...) each, and the IoU as
+    "by class"."""
     scores = segmentation_scores(rows[..., :3, :])
     iou = scores.pop("iou")
     return scores | {"by class": iou, "boundary_f1": boundary_f1(rows[..., 3:, :]),
