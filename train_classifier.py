@@ -16,10 +16,10 @@ from evaluation import print_scores
 from evaluation.classification import draw_classification, score_classification
 from models import BLOCKS, build_network
 from training import settings
-from training.checkpoint import autocast, imagenet_weights, start_from_backbone, start_from_run
+from training.checkpoint import autocast, copy_weights, imagenet_weights, start_from_run
 from training.optimization import class_weights
 from training.run import Run
-from training.sweep import sweep
+from training.sweep import parse_axis, sweep
 from utils import main_process_first, shrink
 
 # The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
@@ -56,7 +56,7 @@ def train(args):
     torch.manual_seed(args.seed)
     model = build_network(network)
     if args.pretrained:
-        start_from_backbone(model, imagenet_weights(args.model))
+        copy_weights(model, imagenet_weights(args.model), "--pretrained")
     if args.init:
         start_from_run(model, network, args.init)
 
@@ -96,7 +96,7 @@ def main(args):
 def get_args_parser():
     parser = settings.get_args_parser(__doc__, "classification", models=(*BLOCKS, "resnet9"), out="<model>-<data>")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
-    parser.add_argument("--sweep", nargs="*", metavar="KEY=VALUES",
+    parser.add_argument("--sweep", nargs="*", type=parse_axis, metavar="KEY=VALUES",
                         help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")
     return parser
 

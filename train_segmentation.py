@@ -18,7 +18,7 @@ from evaluation import print_scores
 from evaluation.segmentation import draw_segmentation, score_segmentation
 from models import build_network
 from training import settings
-from training.checkpoint import autocast, imagenet_weights, load_backbone, start_from_backbone, start_from_run
+from training.checkpoint import autocast, copy_weights, imagenet_weights, start_from_run
 from training.optimization import class_weights
 from training.run import Run
 from utils import evenly, main_process_first, shrink
@@ -66,28 +66,25 @@ def pixels_by_class(masks, classes):
     return sum(np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))[:classes] + 1.0
 
 
-def make_network(args, classes, classifier, backbone):
-    """The network's description and the network, with the weights to start from; the last two are load_backbone's."""
+def make_network(args, classes):
+    """The network's description and the network, with the weights to start from."""
     network = {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width}
     if args.model == "fcn32":
-        network = {"name": "fcn32", "classes": classes, "width": args.width,
-                       "backbone": backbone.get("name", "resnet18")}
+        network = {"name": "fcn32", "classes": classes, "width": args.width}
     torch.manual_seed(args.seed)
     model = build_network(network)
+    if args.pretrained:
+        copy_weights(model.backbone, imagenet_weights("resnet18"), "--pretrained")
     if args.init:
         start_from_run(model, network, args.init)
-    elif args.pretrained or args.backbone:
-        start_from_backbone(model.backbone, classifier.state_dict() if classifier else imagenet_weights("resnet18"))
     return network, model
 
 
 def main(args):
-    if sum(map(bool, (args.pretrained, args.backbone, args.init))) > 1:
-        raise InputError("--pretrained, --backbone and --init are three ways to start: give one")
     if args.tile and args.size and not args.resume:
         raise InputError("with --tile images keep their own size: leave --size out")
-    if args.model == "unet" and (args.pretrained or args.backbone):
-        raise InputError("--pretrained and --backbone are for --model fcn32")
+    if args.pretrained and (args.init or args.model == "unet"):
+        raise InputError("--pretrained is for --model fcn32, and without --init")
 
     # 1. Data
     device, dtype = settings.setup(args)
@@ -100,10 +97,8 @@ def main(args):
     largest = tiles.get("tile", data.size)
 
     # 2. Network
-    start, backbone = load_backbone(args.backbone)
-    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}",
-                            width=backbone.get("width"))
-    network, model = make_network(args, len(data.classes), start, backbone)
+    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}")
+    network, model = make_network(args, len(data.classes))
 
     # 3. Training: best is chosen on val
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
@@ -133,7 +128,6 @@ def get_args_parser():
     parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
                         help="train on random crops of images, which keep their own size")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
-    parser.add_argument("--backbone", metavar="RUN", help="fcn32: start from a classifier of task 1, at its width")
     return parser
 
 

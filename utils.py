@@ -11,7 +11,6 @@ import json
 import math
 import os
 import signal
-import sys
 import warnings
 from pathlib import Path
 
@@ -24,9 +23,7 @@ from data.augment import DRAWS, Crops
 from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Several processes. A script that runs alone is the first and only one.
-
 
 def world_size():
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -61,9 +58,6 @@ def gather(parts):
         dist.all_gather_object(everyone, parts)
     return [part for row in itertools.zip_longest(*everyone) for part in row if part is not None]
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Batches
 
 
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
@@ -152,9 +146,6 @@ def shrink(size, multiple=16):
     return tuple(max(round(side * 0.7 / multiple) * multiple, min(side, multiple)) for side in size)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-
 
 def write_atomically(path, data, durable=True):
     """Write bytes or text and rename them into place: no reader sees half a file. `durable`: nor after a power cut."""
@@ -197,9 +188,7 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Scores. They follow from sums of counts over a whole split, never from means of batches.
-
 
 def pixel_counts(truth, prediction, classes):
     """Masks, integer tensors (B, H, W) -> counts (B, 3, K) int64 by class: pixels right, true and predicted.
@@ -257,12 +246,9 @@ def outline_counts(truth, prediction, classes, tolerance=0.0075):
 
 def neighbourhood(extreme, image):
     """np.minimum or np.maximum over the 3x3 neighbourhood of each pixel, as far as that lies in the image (H, W)."""
-    for _ in range(2):  # up and down, then, transposed, left and right
-        result = image.copy()
-        extreme(result[1:], image[:-1], out=result[1:])
-        extreme(result[:-1], image[1:], out=result[:-1])
-        image = result.T
-    return image
+    image = np.pad(image, 1, mode="edge")
+    rows = extreme(extreme(image[:-2], image[1:-1]), image[2:])
+    return extreme(extreme(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
 
 
 def dilate(bits, radius):
@@ -287,19 +273,11 @@ def boundary_f1(counts):
     return f1.sum(-1) / (truth + prediction > 0).sum(-1).clip(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Plots
-
 
 def new_figure(rows, columns, width, height):
     """A figure of width x height inches and its axes (rows, columns), without pyplot: its state is the user's."""
-    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     from matplotlib.figure import Figure
 
-    if backend:  # a notebook's, which this Python may not have; no file needs it
-        os.environ["MPLBACKEND"] = backend
-        with contextlib.suppress(ValueError):
-            sys.modules["matplotlib"].rcParams["backend"] = backend
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -329,32 +307,27 @@ def plot_heat_map(rows, vertical, horizontal, value, path):
     grid = np.full((len(down), len(along)), np.nan)
     for row in rows:
         grid[down.index(label(row, vertical)), along.index(label(row, horizontal))] = float(row[value])
-    figure, [[axis]] = new_figure(1, 1, 1.1 * len(along) + 2.5, 0.5 * len(down) + 1.6)
-    plotted = axis.imshow(grid, aspect="auto", cmap="viridis")
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
-    for (i, j), number in np.ndenumerate(grid):
-        axis.text(j, i, f"{number:.3f}", ha="center", va="center", color="black" if number > middle else "white")
-    axis.set_xticks(range(len(along)), along)
-    axis.set_yticks(range(len(down)), down)
-    axis.set(xlabel=", ".join(key.replace("_", " ") for key in horizontal), ylabel=", ".join(vertical))
-    figure.colorbar(plotted, label=value.replace("_", " "))
-    save_figure(figure, path)
+    names = [", ".join(keys).replace("_", " ") for keys in (horizontal, vertical)]
+    plot_matrix(grid, "{:.3f}", down, along, path, title=value.replace("_", " "), xlabel=names[0], ylabel=names[1])
 
 
 def plot_confusion(counts, classes, path):
-    """A confusion matrix (K, K) of counts, truth down the side, coloured by the share of each row."""
-    side = 0.55 * min(len(classes), 25) + 2.5  # of hundreds of classes a larger one would take gigabytes
-    figure, [[axis]] = new_figure(1, 1, side, side)
+    """A confusion matrix (K, K) of counts, truth down the side, as the share of each row."""
     share = counts / counts.sum(1, keepdims=True).clip(1)
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= 25:
-        for (i, j), count in np.ndenumerate(counts):
-            ink = "white" if share[i, j] > 0.5 else "black"
-            axis.text(j, i, count, ha="center", va="center", fontsize=8, color=ink)
-    named = range(0, len(classes), -(-len(classes) // 60))
-    axis.set_xticks(named, [classes[i] for i in named], rotation=45, ha="right")
-    axis.set_yticks(named, [classes[i] for i in named])
-    axis.set(xlabel="prediction", ylabel="truth")
+    plot_matrix(share, "{:.2f}", classes, classes, path, xlabel="prediction", ylabel="truth")
+
+
+def plot_matrix(values, form, down, along, path, **labels):
+    """A matrix (len(down), len(along)) as coloured cells with numbers; of more than 25 columns without."""
+    figure, [[axis]] = new_figure(1, 1, *(0.6 * min(len(names), 25) + 2.5 for names in (along, down)))
+    shown = axis.imshow(values, aspect="auto", cmap="Blues")
+    for (i, j), value in np.ndenumerate(values) if len(along) <= 25 else ():
+        ink = "white" if shown.norm(value) > 0.5 else "black"
+        axis.text(j, i, form.format(value), ha="center", va="center", fontsize=8, color=ink)
+    for names, set_ticks in ((along, axis.set_xticks), (down, axis.set_yticks)):
+        named = range(0, len(names), -(-len(names) // 60))  # at most 60 names
+        set_ticks(named, [names[i] for i in named], rotation=45, ha="right")
+    axis.set(**labels)
     save_figure(figure, path)
 
 

@@ -40,7 +40,7 @@ def predict(args):
             shown = f"{path}#{path.number + 1}" if getattr(path, "number", 0) else path
             return {"image": shown} | predict_image(predictor, image, out, name, args.probabilities)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
-            advice = explain(error, args)
+            advice = explain(error)
             if advice is None:
                 raise
             return advice if isinstance(error, InputError) else f"{path}: {advice}"

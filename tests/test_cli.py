@@ -91,31 +91,16 @@ def test_classification(run, here, kinds, caches):
     assert {row["name"] for row in rows(here / "predicted/labels.csv")} == names
 
 
-def test_a_classifier_becomes_a_backbone(run, here, street, caches, monkeypatch):
-    for split in ("train", "val", "test"):
-        for name in ("red", "blue"):
-            (here / "colors" / split / name).mkdir(parents=True)
-            for i in range(2):
-                Image.new("RGB", (64, 64), name).save(here / "colors" / split / name / f"{i}.png")
-    code, _, err = run("train_classifier.py", "--data", "colors", "--data-dir", caches, "--epochs", 1, *QUICK,
-                       "--out", "classifier")
-    assert code == 0, err
+def test_imagenet_weights_become_a_backbone(run, here, street, caches, monkeypatch):
     words = ("train_segmentation.py", "--model", "fcn32", "--data", street, "--data-dir", caches, "--epochs", 1, *QUICK)
-
-    def weight(path, name="backbone.layer4.1.conv2.weight"):
-        return torch.load(here / path / "best.pt", weights_only=True)["weights"][name]
-
-    code, _, err = run(*words, "--backbone", "classifier", "--lr", 1e-12, "--out", "run")
-    assert code == 0, err
-    torch.testing.assert_close(weight("run"), weight("classifier", "layer4.1.conv2.weight"))
-
     imagenet = torchvision.models.resnet18(weights=None).state_dict()  # stands in for the download
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda self, check_hash: imagenet)
     code, _, err = run(*words, "--pretrained", "--out", "narrow")
     assert code == 2 and "--width 64" in err
     code, _, err = run(*words, "--pretrained", "--width", 64, "--lr", 1e-12, "--out", "run")
     assert code == 0, err
-    torch.testing.assert_close(weight("run"), imagenet["layer4.1.conv2.weight"])
+    weights = torch.load(here / "run/best.pt", weights_only=True)["weights"]
+    torch.testing.assert_close(weights["backbone.layer4.1.conv2.weight"], imagenet["layer4.1.conv2.weight"])
 
 
 def test_a_run_starts_from_another_of_other_classes(run, here, street, caches):
@@ -319,7 +304,7 @@ def test_a_second_run_in_the_folder_is_refused(run, here, street, caches, monkey
 
     monkeypatch.setattr(folder.fcntl, "lockf", no_locks)  # as on some network file systems
     code, _, err = run(*words[:-1], "unlocked")
-    assert code == 0 and "cannot be locked" in err
+    assert code == 0, err
 
 
 def test_a_run_whose_scores_are_never_finite_says_so(run, here, street, caches):
@@ -358,7 +343,7 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
 @pytest.mark.parametrize("failure, expected", [
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "try --workers 0"),
     (lambda: read_image("nowhere/a\nb.png"), r"train_segmentation.py: nowhere/a\nb.png: no such file; check the name"),
-    (lambda: np.empty(1 << 50), "--batch-size 4: try --batch-size 2"),
+    (lambda: np.empty(1 << 50), "out of memory: try a smaller --batch-size"),
 ])
 def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
     monkeypatch.setattr(utils.WholeBatches, "__getitem__", lambda self, indices: failure())
@@ -450,7 +435,7 @@ def test_predict_uses_or_names_every_image(run, here):
     (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
     (("train_segmentation.py", "--seed", "-1"), "--seed"),
     (("train_segmentation.py", "--weight-decay", "-0.1"), "--weight-decay"),
-    (("train_segmentation.py", "--model", "fcn32", "--pretrained", "--backbone", "run"), "--backbone"),
+    (("train_segmentation.py", "--model", "unet", "--pretrained"), "--model fcn32"),
     (("train_colorization.py", "--size", "8", "8"), "--size"),
     (("train_segmentation.py", "--device", "abacus"), "--device"),
     (("train_classifier.py", "--data", "empty"), "empty"),

@@ -15,8 +15,8 @@ from models import BLOCKS, build_network
 from models.normalize import memory_format
 from utils import log, write_atomically
 
-# What a checkpoint says of itself, beside what a task adds. Only some have the tile's (height, width) and the scale, of
-# training on tiles, or the levels, the values of deep images that are 0 and 255.
+# What a checkpoint says of itself, beside what a task adds. Only training on tiles has the tile's (height, width) and
+# the scale, and only deep images have levels, the values that are 0 and 255.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "scale": list, "levels": list}
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"), "colorization": ("unet",)}
@@ -29,7 +29,7 @@ def autocast(device, dtype):
 
 @dataclass
 class Predictor:
-    """A network with what its checkpoint says of itself: predictor(images) -> its output, in the chosen precision."""
+    """A network and what its checkpoint says of itself: predictor(images) -> its output, in the chosen precision."""
     model: torch.nn.Module
     metadata: dict
     device: torch.device
@@ -46,6 +46,11 @@ def save_checkpoint(path, checkpoint):
     write_atomically(path, buffer.getbuffer())
 
 
+def one_line(error):
+    """An error's message, or the beginning of a long one, for a part of a line."""
+    return printable(" ".join(str(error).split())[:100])
+
+
 def load_checkpoint(path):
     """Read a checkpoint of ours: a dict of numbers, text and tensors. Raises InputError."""
     try:
@@ -60,8 +65,7 @@ def load_checkpoint(path):
     except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
         if getattr(error, "filename", None) or isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise  # the file is not there, or the memory is short: that is not the file's fault
-        reason = printable(" ".join(str(error).split())[:100])
-        raise InputError(f"{printable(path)} is no checkpoint of ours ({reason}); take a run's best.pt") from error
+        raise InputError(f"{printable(path)} is no checkpoint of ours ({one_line(error)}); give a best.pt") from error
     return checkpoint
 
 
@@ -79,8 +83,7 @@ def load_run(run):
             model = build_network(metadata["network"])
         model.load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged or made-up file can go wrong in any way
-        reason = printable(" ".join(str(error).split())[:150])
-        raise InputError(f"{printable(path)} does not hold the network it describes: {reason}") from error
+        raise InputError(f"{printable(path)} does not hold the network it describes: {one_line(error)}") from error
     return model.eval().to(memory_format=torch.channels_last), metadata
 
 
@@ -105,39 +108,25 @@ def for_inference(model, device, dtype):
 
 
 def imagenet_weights(depth):
-    """torchvision's ImageNet weights of "resnet18" or "resnet34", downloaded once and checked by their hash."""
-    if depth not in BLOCKS:
-        raise InputError(f"--pretrained: torchvision has no {depth}; take {' or '.join(BLOCKS)}")
+    """torchvision's ImageNet weights of "resnet18" or "resnet34", without the classifier's head. Raises InputError."""
     try:
-        return torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
-    except (OSError, RuntimeError) as error:
+        weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave --pretrained out")
+    return {name: value for name, value in weights.items() if not name.startswith("fc.")}
 
 
-def copy_weights(network, weights):
-    """Copy the weights that fit by name and shape; returns the names of the network's that found none."""
-    own = network.state_dict()
+def copy_weights(network, weights, source):
+    """Copy the weights that fit by name and shape, and say which do not. Raises InputError where none does."""
+    own, parameters = network.state_dict(), dict(network.named_parameters())
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    taken = len(parameters.keys() & fitting)
+    if not taken:
+        raise InputError(f"{source}: none of its weights fits; give its --width (ImageNet's is --width 64)")
     network.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting]
-
-
-def start_from_backbone(network, weights):
-    """Copy weights into a ResNet, but not the classifier's head, which belongs to other classes. Raises InputError."""
-    left = copy_weights(network, {name: value for name, value in weights.items() if not name.startswith("fc.")})
-    if any(not name.startswith("fc.") for name in left):
-        raise InputError("the weights to start from are another network's: --pretrained needs --width 64 and images "
-                         "of 64 pixels or more, --backbone a run of such images")
-
-
-def load_backbone(run):
-    """The classifier of a run of task 1 and its description; (None, {}) without a run. Raises InputError."""
-    if not run:
-        return None, {}
-    classifier, metadata = load_run(run)
-    if metadata["network"]["name"] not in BLOCKS:
-        raise InputError(f"--backbone {run}: FCN-32 begins with a run of {' or '.join(BLOCKS)}")
-    return classifier, metadata["network"]
+    left = [name for name in own if name not in fitting]
+    log(f"{printable(source)}: {taken} of {len(parameters)} weights are taken"
+        + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))
 
 
 def start_from_run(network, description, run):
@@ -145,10 +134,4 @@ def start_from_run(network, description, run):
     trained, metadata = load_run(run)
     if (kind := metadata["network"]["name"]) != description["name"]:
         raise InputError(f"--init {run}: it is a run of {kind}, and this is {description['name']}; give --model {kind}")
-    left = copy_weights(network, trained.state_dict())
-    parameters = {name for name, _ in network.named_parameters()}
-    taken = len(parameters.difference(left))
-    if not taken:
-        raise InputError(f"--init {run}: none of its weights fits; give its --width")
-    log(f"--init {printable(run)}: {taken} of {len(parameters)} weights are taken"
-        + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))
+    copy_weights(network, trained.state_dict(), f"--init {run}")

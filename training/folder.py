@@ -1,5 +1,4 @@
 """A run's folder: it is claimed, an older run in it is kept, and what it holds is taken up again."""
-import errno
 import json
 import os
 import sys
@@ -16,7 +15,6 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-
 # Settings that a resumed run may change, since they do not change what is trained. All others must stay. The data may
 # lie elsewhere: load_state compares their classes and their images' names.
 FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
@@ -27,10 +25,8 @@ def read_settings(folder):
     """The settings that a run was begun with, from its config.json. Raises InputError."""
     try:
         return dict(json.loads(Path(folder, "config.json").read_text())["settings"])
-    except FileNotFoundError:
-        raise InputError(f"--resume: there is no run in {folder}")
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"--resume: {folder}/config.json is damaged; leave --resume out, and the run begins anew")
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"--resume: {folder} has no sound config.json; leave --resume out, and the run begins anew")
 
 
 def check_settings(args, before):
@@ -50,35 +46,32 @@ def claim_folder(args):
     folder = Path(args.out)
     if process_rank():
         return None
-    is_data = args.data not in NAMED and folder.resolve().is_relative_to(Path(args.data).resolve())
-    if is_data or folder.name in ("", ".."):  # the run's images would be data at the next run
-        raise InputError(f"--out {folder}: give the run a folder of its own, outside the data")
+    if args.data not in NAMED and folder.resolve().is_relative_to(Path(args.data).resolve()):
+        raise InputError(f"--out {folder}: give the run a folder outside the data, or its images would become data")
     if args.resume:
         check_settings(args, read_settings(folder))
-    else:
-        if any((folder / name).exists() for name in ("best.pt", "metrics.csv", "last.pt", "previous.pt")):
-            lock_folder(folder).close()  # nobody else writes there
-            number = 1
-            while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-                number += 1
-            folder.rename(aside)
-            log(f"the run that was in {folder} is now in {aside}")
-        folder.mkdir(parents=True, exist_ok=True)
+    elif any((folder / name).exists() for name in ("best.pt", "metrics.csv", "last.pt", "previous.pt")):
+        lock_folder(folder).close()  # nobody else writes there
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        log(f"the run that was in {folder} is now in {aside}")
+    folder.mkdir(parents=True, exist_ok=True)
     return lock_folder(folder)
 
 
 def lock_folder(folder):
     """Keep a second run out of a folder: an open file that holds a lock until it is closed. Raises InputError."""
     file = open(folder / ".lock", "w")
-    if fcntl is None:
-        return file
     try:
         # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise InputError(f"{folder}: another run is writing there; wait for it or choose another --out")
-        log(f"{folder} cannot be locked ({error.strerror}): let no second run write there", file=sys.stderr)
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise InputError(f"{folder}: another run is writing there; wait for it or choose another --out")
+    except OSError:
+        pass  # some network file systems have no locks
     return file
 
 
@@ -96,9 +89,6 @@ def load_state(args, metadata):
     if any(state.get(key) != metadata[key] for key in ("classes", "digests")):
         raise InputError(f"--resume: {args.out} was trained when {args.data} held other images or classes; put them "
                          "back, or give another --out")
-    if (state["epoch"], state["step_in_epoch"]) > (args.epochs, 0):
-        raise InputError(f"--resume: {state['epoch']} epochs and {state['step_in_epoch']} steps are done, more than "
-                         f"--epochs {args.epochs}")
     if path != last and process_rank() == 0:
         os.replace(path, last)  # else a damaged last.pt would soon replace the sound previous.pt
     return state

@@ -10,7 +10,7 @@ import PIL
 import torch
 import torchvision
 
-from training.checkpoint import autocast
+from training.checkpoint import autocast, one_line
 from utils import keep_on_gpu, log
 
 try:
@@ -39,10 +39,7 @@ def peak_memory_mb(device):
 
 
 def parts_that_fit(model, data, size, batch_size, device, dtype):
-    """Into how many parts a batch is cut so that it fits the GPU's memory; their gradients are added up.
-
-    Trial steps of two images and of four tell what one takes. A fifth of what is free is left to the loss and cuDNN.
-    """
+    """Into how many parts a batch is cut so that it fits the GPU's memory, judged by trial steps of 2 and 4 images."""
     for split in data.splits.values():
         keep_on_gpu(split, device)  # before what is free is counted
     free, before, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device), {}
@@ -55,11 +52,11 @@ def parts_that_fit(model, data, size, batch_size, device, dtype):
         used[images] = torch.cuda.max_memory_allocated(device) - before
         trial.zero_grad()
     states = 3 * sum(p.nbytes for p in model.parameters())  # the optimizer's, and the running average
-    fitting = (0.8 * free - states - used[2]) / ((used[4] - used[2]) / 2) + 2
+    fitting = (0.8 * free - states - used[2]) / ((used[4] - used[2]) / 2) + 2  # a fifth is left to the loss and cuDNN
     parts = next((n for n in range(1, batch_size) if batch_size % n == 0 and batch_size / n <= fitting), batch_size)
     if parts > 1:
-        log(f"a batch of {batch_size} does not fit the GPU's memory: it goes through in {parts} parts, each with batch "
-            "norm of its own, and one step is made of all")
+        log(f"a batch of {batch_size} does not fit the GPU's memory: {parts} parts, each with batch norm of its own, "
+            "make one step")
     return parts
 
 
@@ -68,7 +65,6 @@ def can_compile(device):
     try:
         torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8, device=device, requires_grad=True)).backward()
     except Exception as error:  # whatever its many parts raise
-        log(f"--compile does not work here ({str(error).splitlines()[0][:150]}): training goes on without",
-            file=sys.stderr)
+        log(f"--compile does not work here ({one_line(error)}): training goes on without", file=sys.stderr)
         return False
     return True

@@ -1,6 +1,5 @@
 """The weights of classes in a loss, the optimizer, the schedule of its rate, and the running average of the network."""
 import copy
-import warnings
 
 import torch
 
@@ -8,7 +7,7 @@ import torch
 def class_weights(counts, balance):
     """Counts (K,) of samples or pixels by class -> their weights in the loss (K,), float32, mean 1 by sample.
 
-    With a `balance` of 0 all samples count the same, with 1 all classes, however rare.
+    With a `balance` of 0 all samples count the same, with 1 all classes.
     """
     share = counts / counts.sum()
     weights = share**-balance
@@ -44,23 +43,12 @@ def make_schedule(optimizer, args, steps):
     return schedules.ConstantLR(optimizer, factor=1.0)
 
 
-def fast_forward(schedule, steps):
-    """Bring a new schedule to where it is after `steps` steps."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it expects a step of the optimizer before each
-        for _ in range(steps):
-            schedule.step()
-
-
 class RunningAverage:
-    """A copy of a model with the running average of its weights and of batch norm's statistics.
-
-    torch's AveragedModel counts its steps in a tensor, for which every step would wait for the GPU.
-    """
+    """A copy of a model with the running average of its weights and of batch norm's statistics."""
 
     def __init__(self, model, decay):
         self.model, self.decay = copy.deepcopy(model), decay
-        # Listed once: a walk through the network at every step would keep a GPU waiting.
+        # Listed once: a walk through the network at every step would keep a GPU waiting, as torch's AveragedModel does.
         self.averages, self.values = (
             [tensor for tensor in (*each.parameters(), *each.buffers()) if tensor.is_floating_point()]
             for each in (self.model, model))

@@ -3,6 +3,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ from models.normalize import memory_format
 from training.checkpoint import Predictor, load_predictor, save_checkpoint
 from training.folder import claim_folder, load_state
 from training.machine import can_compile, describe_machine, parts_that_fit, peak_memory_mb
-from training.optimization import RunningAverage, fast_forward, make_optimizer, make_schedule
-from training.processes import StopSignal, parallelize
+from training.optimization import RunningAverage, make_optimizer, make_schedule
+from training.processes import StopSignal, parallelize, share_buffers
 from utils import batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv, write_json
 
 PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # what a checkpoint keeps of Run as it is
@@ -58,16 +59,20 @@ class Run:
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
         self.history, self.best = [], None  # rows of metrics.csv; the best score and its epoch
-        self.stop_signal = StopSignal(at_once=args.dry_run)
+        self.stop_signal = StopSignal()
         self.saved = self.drawn = time.monotonic()
+        machine = describe_machine(device)
         if not args.dry_run:
             with main_process_first():
                 self.lock = claim_folder(args)
                 if args.resume:
                     self.resume(load_state(args, self.metadata))
-                write_settings(self, data.assignment)
-        size, name = sum(p.numel() for p in model.parameters()) / 1e6, describe_machine(device)["name"]
-        log(f"{args.model}: {size:.2f} M parameters, {str(dtype).removeprefix('torch.')} on {name} ({device})")
+                write_json(self.folder / "config.json", {"settings": vars(args), "network": network,
+                                                         "digests": self.metadata["digests"], "machine": machine})
+                if data.assignment:  # the splits were made here
+                    write_json(self.folder / "split.json", data.assignment)
+        size = sum(p.numel() for p in model.parameters()) / 1e6
+        log(f"{args.model}: {size:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} ({device})")
 
     @property
     def steps_done(self):
@@ -120,6 +125,7 @@ class Run:
         self.show_loss()  # waits for the GPU
         self.seconds[-1] = time.perf_counter() - started
         self.peak = peak_memory_mb(self.device)
+        share_buffers(self.predictor.model)  # all processes score it
 
     def step(self, loss):
         """Add up the gradients of a batch's parts; after the last, one step of optimizer, schedule and average."""
@@ -141,7 +147,7 @@ class Run:
         if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
             self.show_loss()  # and stops at a loss that is not finite, before it is saved
         if self.args.dry_run:
-            end_dry_run(self)
+            end_dry_run(self, stopping)
         elif due:
             self.save()
         if stopping:
@@ -198,11 +204,23 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
         vars(self).update({key: state[key] for key in PROGRESS})
         self.loss_sum.copy_(state["loss_sum"])
-        fast_forward(self.schedule, self.steps_done)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects a step of the optimizer before each of the schedule
+            for _ in range(min(self.steps_done, self.args.epochs * self.steps_per_epoch)):
+                self.schedule.step()
 
     def finish(self, metrics):
         """Write summary.json, with the metrics on test, and curves.png."""
-        write_json(self.folder / "summary.json", summarize(self, metrics))
+        args, steady = self.args, self.seconds[1:] or self.seconds  # the first epoch also warms up
+        images = self.steps_per_epoch * self.batch_size * len(steady)
+        write_json(self.folder / "summary.json", {
+            "task": args.task, "model": args.model, "data": args.data, "size": list(args.size), "seed": args.seed,
+            "epochs": self.epoch, "best_epoch": self.best["epoch"],
+            "parameters": sum(p.numel() for p in self.module.parameters()),
+            "gflops_per_image": round(count_gflops(self.metadata["network"], args.size), 3),
+            "images_per_second": round(images / sum(steady), 2),
+            "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
+            "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
         log(f"weights, scores and images: {self.folder}")
 
@@ -213,15 +231,6 @@ def describe_run(args, network, data):
             "classes": data.classes, "colors": [list(color) for color in data.colors], "ids": data.ids,
             "digests": {name: split.digest for name, split in data.splits.items()},
             **({"levels": list(data.levels)} if data.levels else {})}
-
-
-def write_settings(run, assignment):
-    """Write config.json and, where the splits were made here, split.json."""
-    network, digests, machine = run.metadata["network"], run.metadata["digests"], describe_machine(run.device)
-    write_json(run.folder / "config.json", {"settings": vars(run.args), "network": network, "digests": digests,
-                                            "machine": machine})
-    if assignment:
-        write_json(run.folder / "split.json", assignment)
 
 
 def print_epoch(run):
@@ -240,20 +249,6 @@ def print_epoch(run):
     return True
 
 
-def summarize(run, metrics):
-    """What summary.json holds."""
-    args, steady = run.args, run.seconds[1:] or run.seconds  # the first epoch also warms up
-    images = run.steps_per_epoch * run.batch_size * len(steady)
-    return {
-        "task": run.metadata["task"], "model": args.model, "data": args.data, "size": list(args.size),
-        "seed": args.seed, "epochs": run.epoch, "best_epoch": run.best["epoch"],
-        "parameters": sum(p.numel() for p in run.module.parameters()),
-        "gflops_per_image": round(count_gflops(run.metadata["network"], args.size), 3),
-        "images_per_second": round(images / sum(steady), 2),
-        "peak_memory_mb": round(run.peak) if math.isfinite(run.peak) else None,
-        "train_seconds": round(sum(run.seconds), 1), "metrics": metrics}
-
-
 def stop(run):
     """Leave, as a signal asked, once all is saved."""
     run.bar.close()
@@ -262,21 +257,19 @@ def stop(run):
     sys.exit(128 + run.stop_signal.number)
 
 
-def end_dry_run(run):
-    """End a dry run after a few steps with what they took. The first warms up: where there are more it is not timed."""
+def end_dry_run(run, stopping):
+    """End a dry run after four steps, or 30 s, with what they took. The first step warms up: it is timed only alone."""
     steps, loss, now = run.step_in_epoch, float(run.loss_sum) / run.step_in_epoch, time.monotonic()  # waits for the GPU
     if steps == 1:
         run.first_step = now
-        if run.steps_per_epoch > 1 and run.device.type == "cuda":
+        if run.device.type == "cuda" and run.steps_per_epoch > 1:
             torch.cuda.reset_peak_memory_stats(run.device)  # of cuDNN's trials
-    if steps < min(4, run.steps_per_epoch) and run.seconds[-1] < 30:
+    if steps < min(4, run.steps_per_epoch) and run.seconds[-1] < 30 and not stopping:
         return
     each = (now - run.first_step) / (steps - 1) if steps > 1 else run.seconds[-1]
-    minutes = run.args.epochs * run.steps_per_epoch * each / 60
     run.bar.close()
-    smaller = " at most, since the first epochs are at a smaller size;" if getattr(run.args, "small", 0) else ","
     log(f"one batch of {run.batch_size} went through the network: loss {loss:.3f}\n"
         f"memory: {peak_memory_mb(run.device):.0f} MB at most on {run.device}\n"
-        f"time: {each:.2f} s a step, {run.steps_per_epoch} steps an epoch, {run.args.epochs} epochs: about "
-        f"{minutes:.0f} minutes of training{smaller} validation not counted")
+        f"time: {each:.2f} s a step, {run.steps_per_epoch} steps an epoch, {run.args.epochs} epochs: at most "
+        f"{run.args.epochs * run.steps_per_epoch * each / 60:.0f} minutes of training, validation not counted")
     sys.exit(0)

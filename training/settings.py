@@ -16,12 +16,13 @@ from data.cache import START_METHOD, usable_cores
 from data.images import printable
 from data.sources import check_data
 from training.folder import check_settings, read_settings
-from training.processes import first_to_fail, join_processes, started_by_torchrun
+from training.processes import join_processes, started_by_torchrun
 from utils import log, world_size
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
-OLDER_GPUS = "https://download.pytorch.org/whl/cu126"  # before sm_75; torch 2.14 is the last there
+OLDER_GPUS = 'pip install "torch<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'  # before sm_75
+
 
 def get_args_parser(description, task, models, out):
     """The flags that every training script has. Those left out of the command line come from the recipe."""
@@ -63,7 +64,7 @@ def number(kind, least):
     """An argument type: an int or float that is finite and not below `least`."""
     def parse(text):
         value = kind(text)
-        if not least <= value < (2**63 if kind is int else math.inf):
+        if not least <= value < math.inf:
             raise argparse.ArgumentTypeError(f"{text} is too small, too large or no number")
         return value
 
@@ -78,16 +79,15 @@ def follow_run(args, parser):
     """The arguments of a run that is resumed: what the command line leaves out is as it was. Raises InputError."""
     if not getattr(args, "resume", False) or not args.out or not Path(args.out, "config.json").exists():
         return args  # a new run, a sweep, or one that load_state refuses
-    before = read_settings(args.out)
-    own = {"task", "out", "resume", "debug", "dry_run", "workers"}
+    before, own = read_settings(args.out), ("task", "out", "resume", "debug", "dry_run", "workers")
     parser.set_defaults(**{key: value for key, value in before.items() if key not in own})
     args = parser.parse_args()
     check_settings(args, before)  # before the data, which may take long, are opened
     return args
 
 
-def fill_in(args, data, recipes, best_on, out, **known):
-    """All settings of a run, as a new namespace: those `known`, the command line's, the recipe's for data and network.
+def fill_in(args, data, recipes, best_on, out):
+    """All settings of a run, as a new namespace: the command line's, then the recipe's for data and network.
 
     `out` is the run's folder where --out is not given; it may name other settings in braces. Prints notes on the data.
     """
@@ -95,12 +95,11 @@ def fill_in(args, data, recipes, best_on, out, **known):
     if args.recipe == "best":
         recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
     given = {key: value for key, value in vars(args).items() if value is not None}
-    known = {key: value for key, value in known.items() if value is not None}
-    settings = argparse.Namespace(**vars(args) | recipe | given | known | {"size": data.size})
+    settings = argparse.Namespace(**vars(args) | recipe | given | {"size": data.size})
     settings.out = settings.out or out.format(**vars(settings))
     if settings.workers is None:
-        needless = START_METHOD != "fork" or not torch.cuda.is_available()
-        settings.workers = 0 if needless else min(4, usable_cores())
+        useful = torch.cuda.is_available() and START_METHOD == "fork"
+        settings.workers = min(4, usable_cores()) if useful else 0
     for note in data.notes:
         log(note)
     return settings
@@ -118,46 +117,42 @@ def check_everything(args, task):
 
 def run_main(main, parser):
     """Parse the command line and run; a mistake of the user's is one line on standard error and exit code 2."""
-    args = parser.parse_args()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started this
             setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
+    args = parser.parse_args()
     try:
-        args = follow_run(args, parser)
-        code = main(args)
-    except SystemExit as error:  # after a signal, at the same step in all processes, or after a dry run
+        code = main(follow_run(args, parser))
+    except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # ends the unfinished loops, and so their loader processes
-        code = error.code
-    except KeyboardInterrupt as error:
-        traceback.clear_frames(error.__traceback__)
-        sys.exit(130)
-    except Exception as error:
-        traceback.clear_frames(error.__traceback__)
-        advice = explain(error, args)
-        if args.debug or advice is None:
-            raise
-        sys.exit(refuse(advice) if first_to_fail() else 2)
-    if dist.is_initialized():
+        code = handle(error, args.debug)
+    if dist.is_initialized() and code != 2:  # after an error the other processes may never come to this point
         dist.destroy_process_group()
     sys.exit(code)
 
 
-def explain(error, args):
+def handle(error, debug):
+    """The exit code after an error, whose line is printed. Raises it again where it is a bug of ours."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):  # after a signal or a dry run, or a second Ctrl-C
+        return getattr(error, "code", 130)
+    advice = explain(error)
+    if debug or advice is None:
+        raise error
+    return refuse(advice)
+
+
+def explain(error):
     """One line that says what went wrong and what to do; None for an error that is a bug of ours."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ValueError) and "more than 1 value per channel" in text:
-        return "one value a channel is too few for batch norm: try a larger --batch-size or --size"
     if isinstance(error, (InputError, OSError)):
         return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
     # What a CPU, a loader process, cuBLAS and cuDNN say when memory is short.
     signs = "allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs):
-        if (batch_size := getattr(args, "batch_size", None) or 1) > 1:
-            return f"out of memory with --batch-size {batch_size}: try --batch-size {batch_size // 2}"
         return "out of memory: try a smaller --batch-size or --size"
     if world_size() > 1 and isinstance(error, RuntimeError) and ("peer" in text or isinstance(error, dist.DistError)):
         return "another process of this run ended; the same command with --resume goes on from the last checkpoint"
@@ -185,12 +180,12 @@ def setup(args):
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     fastest = fastest_sound_dtype(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision, fastest)
-    if device.type == "cpu" and dtype == torch.bfloat16 != fastest:
-        log("--precision bf16 is many times slower than fp32 on this CPU, which has no instructions for it; leave it "
-            "out", file=sys.stderr)
-    if device.type == "cuda" and dtype == torch.float16 and fastest == torch.float32:
-        log(f"--precision fp16 is not sound on {torch.cuda.get_device_name(device)}: it is fp32", file=sys.stderr)
+    if device.type == "cuda" and dtype != fastest == torch.float32:
+        log(f"--precision {args.precision} is not sound on {torch.cuda.get_device_name(device)}: it is fp32",
+            file=sys.stderr)
         dtype = fastest
+    elif dtype != fastest == torch.float32:
+        log(f"--precision {args.precision} is many times slower than fp32 here: leave it out", file=sys.stderr)
     return device, dtype
 
 
@@ -199,12 +194,10 @@ def choose_device(name):
 
     Apple's GPU is taken on request alone: torch has given wrong values there, silently (its issues 188371, 174339).
     """
-    wanted = name
-    if name == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
-            log("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how "
-                "to install one for the GPU", file=sys.stderr)
+    wanted = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto" and not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
+        log("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how to "
+            "install one for the GPU", file=sys.stderr)
     if wanted == "cuda" and started_by_torchrun():
         wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
@@ -212,23 +205,15 @@ def choose_device(name):
         torch.ones(1, device=device).add_(1)  # that a GPU is there does not mean that this torch has kernels for it
         return device
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = explain_device(str(error), wanted)
+        reason = str(error).splitlines()[0].split(". ")[0][:200]  # no driver, or too old a one, or the memory is full
+    if "no kernel image" in reason:
+        newer = torch.cuda.get_device_capability(wanted) >= (7, 5)
+        reason = f"this torch has no kernels for {torch.cuda.get_device_name(wanted)}; " + (
+            "a newer one may" if newer else f"this one has: {OLDER_GPUS}")
     if name != "auto":
         raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
     log(f"the GPU cannot be used ({reason}): the CPU in its place", file=sys.stderr)
     return torch.device("cpu")
-
-
-def explain_device(text, name):
-    """Why torch cannot use a device, from its error's text: a part of a line."""
-    if "out of memory" in text:
-        return "its memory is full, end what else runs there"
-    if "no kernel image" in text:
-        capability = torch.cuda.get_device_capability(name)
-        advice = f'this one has: pip install "torch<2.15" torchvision --index-url {OLDER_GPUS}'
-        return (f"this torch has no kernels for {torch.cuda.get_device_name(name)}; "
-                + ("a newer one may" if capability >= (7, 5) else advice))
-    return text.splitlines()[0].split(". ")[0][:200]  # such as that there is no driver, or that it is too old
 
 
 def fastest_sound_dtype(device):
@@ -239,7 +224,6 @@ def fastest_sound_dtype(device):
             return torch.float32
         return torch.bfloat16 if capability >= (8, 0) else torch.float16
     has = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    if not (has.get("avx512_bf16") or has.get("amx_bf16")):
-        return torch.float32
     # oneDNN may be held back from it by ONEDNN_MAX_CPU_ISA, which makes a CPU behave as an older one.
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    native = (has.get("avx512_bf16") or has.get("amx_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32

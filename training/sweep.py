@@ -4,7 +4,6 @@ import itertools
 import traceback
 from pathlib import Path
 
-from data import InputError
 from training.run import Diverged
 from training.settings import OPTIMIZERS, SCHEDULES, positive_float, positive_int
 from utils import log, plot_heat_map, world_size, write_csv
@@ -15,7 +14,7 @@ GRID = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"],
 
 def sweep(args, train, test):
     """train(settings) -> (run, data) for every cell of the grid that args.sweep names, then test(run, data) once."""
-    grid = dict(map(parse_axis, args.sweep)) or GRID
+    grid = dict(args.sweep) or GRID
     folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
     cells = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     rows = []
@@ -32,9 +31,8 @@ def sweep(args, train, test):
             traceback.clear_frames(error.__traceback__)  # lets go of the run, its memory and handlers
             log(error)
         write_csv(folder / "sweep.csv", rows)
-    vertical, horizontal = ([key for key in ("optimizer", "schedule") if key in grid],
-                            [key for key in ("lr", "batch_size") if key in grid])
-    plot_heat_map(rows, vertical, horizontal, "val_accuracy", folder / "sweep.png")
+    down, along = ([key for key in keys if key in grid] for keys in (("optimizer", "schedule"), ("lr", "batch_size")))
+    plot_heat_map(rows, down, along, "val_accuracy", folder / "sweep.png")
     best = max(rows, key=lambda row: row["val_accuracy"])
     log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test:")
     test(*train(cell_settings(args, {key: best[key] for key in grid}, folder / best["run"])))
@@ -47,12 +45,15 @@ def cell_settings(args, cell, folder):
 
 
 def parse_axis(text):
-    """"lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001]). Raises InputError."""
+    """An argument type: "lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001])."""
     key, _, values = text.partition("=")
-    values, names = values.split(","), {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.get(key)
-    if names and not set(values) <= set(names):
-        raise InputError(f"--sweep {text}: {key} is one of {', '.join(names)}")
+    names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    numbers = {"lr": positive_float, "batch_size": positive_int}
+    values = values.split(",")
     try:
-        return key, values if names else list(map({"lr": positive_float, "batch_size": positive_int}[key], values))
+        if set(values) <= set(names.get(key, ())):
+            return key, values
+        return key, [numbers[key](value) for value in values]
     except (LookupError, ValueError, argparse.ArgumentTypeError):
-        raise InputError(f"--sweep {text}: write {', '.join(GRID)} = values with commas, as in lr=1e-4,1e-3")
+        raise argparse.ArgumentTypeError(f"{text} is none of lr=NUMBERS, batch_size=NUMBERS, "
+                                         + ", ".join(f"{key}={','.join(known)}" for key, known in names.items()))
