@@ -25,6 +25,7 @@ from data.masks import VOID
 
 # Several processes. A script that runs alone is the first and only one.
 
+
 def world_size():
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -63,9 +64,8 @@ def gather(parts):
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device.
 
-    To train, give an `epoch`: order and draws follow from (seed, epoch) alone, and a last batch that is not full is
-    left out. To score, leave it out: all samples come in order. `start` skips that many batches. Of several processes,
-    each gets a part of every batch to train on, and whole batches in turn to score.
+    With an `epoch`, to train: order and draws follow from (seed, epoch) alone, `start` batches are skipped, the last is
+    left out unless full, and each process gets a part of every one. Without: all samples in order, batches in turn.
     """
     count, rank, processes = len(split), process_rank(), world_size()
     if epoch is None:
@@ -190,6 +190,7 @@ def read_csv(path):
 
 # Scores. They follow from sums of counts over a whole split, never from means of batches.
 
+
 def pixel_counts(truth, prediction, classes):
     """Masks, integer tensors (B, H, W) -> counts (B, 3, K) int64 by class: pixels right, true and predicted.
 
@@ -202,16 +203,15 @@ def pixel_counts(truth, prediction, classes):
 
 
 def segmentation_scores(counts):
-    """Counts (..., 3, K), summed over images -> miou, pixel_accuracy and frequency_weighted_iou (...), and iou,
-    dice, precision and recall (..., K) by class, nan for 0/0. A class whose IoU is nan has no part in the mean.
-    """
+    """Counts (..., 3, K) -> means (...) and scores by class (..., K); nan for 0/0 has no part in the mean of IoU."""
     right, true, predicted = np.moveaxis(np.asarray(counts, float), -2, 0)
     union, total = true + predicted - right, true.sum(-1).clip(1)
-    iou, dice, precision, recall = (np.where(whole > 0, part / whole.clip(1), np.nan) for part, whole in (
-        (right, union), (2 * right, true + predicted), (right, predicted), (right, true)))
-    return {"miou": np.nan_to_num(iou).sum(-1) / (union > 0).sum(-1).clip(1), "pixel_accuracy": right.sum(-1) / total,
-            "frequency_weighted_iou": (true * np.nan_to_num(iou)).sum(-1) / total,
-            "iou": iou, "dice": dice, "precision": precision, "recall": recall}
+    shares = {"iou": (right, union), "dice": (2 * right, true + predicted), "precision": (right, predicted),
+              "recall": (right, true)}
+    by_class = {key: np.where(whole > 0, part / whole.clip(1), np.nan) for key, (part, whole) in shares.items()}
+    iou = np.nan_to_num(by_class["iou"])
+    return {"miou": iou.sum(-1) / (union > 0).sum(-1).clip(1), "pixel_accuracy": right.sum(-1) / total,
+            "frequency_weighted_iou": (true * iou).sum(-1) / total} | by_class
 
 
 def wilson_interval(hits, count, z=1.96):
@@ -225,8 +225,8 @@ def wilson_interval(hits, count, z=1.96):
 def outline_counts(truth, prediction, classes, tolerance=0.0075):
     """Masks (H, W) uint8 -> boundary pixels by class (4, K): the truth's met, all of it; the prediction's met, all.
 
-    A pixel is met if the other mask has a boundary pixel of that class within `tolerance`, a share of the diagonal
-    (Csurka et al. 2013, as used for SegNet). The image's edge is no boundary, nor is the edge of void.
+    Met is a pixel if the other mask has a boundary pixel of that class within `tolerance`, a share of the diagonal
+    (Csurka et al. 2013). The image's edge is no boundary, nor is the edge of void.
     """
     radius = max(1, round(tolerance * math.hypot(*truth.shape)))
     inner = neighbourhood(np.minimum, truth != VOID)

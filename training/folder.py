@@ -40,9 +40,7 @@ def check_settings(args, before):
 
 
 def claim_folder(args):
-    """Make and lock a run's folder: its lock, None but in the first process. Moves an older run aside, unless it is
-    resumed. Raises InputError.
-    """
+    """Lock a run's folder, from which an older run is moved unless it is resumed: the lock. Raises InputError."""
     folder = Path(args.out)
     if process_rank():
         return None

@@ -163,7 +163,7 @@ class Run:
 
     def end_epoch(self, scores, best, **found):
         """Close an epoch: `scores` on val go to metrics.csv; the highest `best` makes best.pt, with what was `found`
-        on val, such as a gain. Returns whether predictions of a new best network are to be drawn.
+        on val, such as a gain. Returns whether to draw predictions of a new best network.
         """
         loss = sum(gather([float(self.loss_sum)])) / (self.steps_per_epoch * world_size())
         self.epoch, self.step_in_epoch = self.epoch + 1, 0

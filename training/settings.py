@@ -30,13 +30,11 @@ def get_args_parser(description, task, models, out):
     parser.set_defaults(task=task)
     add = parser.add_argument
     add("--model", choices=models, default=models[0])
-    add("--data", default="scenes", type=os.path.normpath,
-        help="scenes, a named data set, or a folder (default: scenes)")
+    add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
     add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
     add("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
-    add("--recipe", choices=("best", "report"), default="best",
-        help="best: our settings for that data set; report: the report's")
+    add("--recipe", choices=("best", "report"), default="best", help="our settings for that data set, or the report's")
     add("--epochs", type=positive_int, help="from here down to --width, the default is the recipe's")
     add("--batch-size", type=positive_int)
     add("--lr", type=positive_float)
@@ -44,8 +42,7 @@ def get_args_parser(description, task, models, out):
     add("--schedule", choices=SCHEDULES, help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
     add("--weight-decay", type=not_negative(float))
     add("--width", type=positive_int, help="channels of the first layer")
-    add("--workers", type=not_negative(int),
-        help="loader processes (default: 0 where images are cached and there is no CUDA, else up to 4)")
+    add("--workers", type=not_negative(int), help="loader processes (default: up to 4 with CUDA, else 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
@@ -89,7 +86,7 @@ def follow_run(args, parser):
 def fill_in(args, data, recipes, best_on, out):
     """All settings of a run, as a new namespace: the command line's, then the recipe's for data and network.
 
-    `out` is the run's folder where --out is not given; it may name other settings in braces. Prints notes on the data.
+    `out`, the run's folder where --out is not given, may name settings in braces. Prints the notes on the data.
     """
     recipe = recipes[args.recipe]
     if args.recipe == "best":
