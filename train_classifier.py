@@ -47,7 +47,7 @@ def train(args):
         settings.check_everything(args, "classification")
     with main_process_first():  # it fills the cache
         data = open_data(args.data, "classification", args.size, args.data_dir, args.seed)
-    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/classification/{args.model}-{data.name}")
+    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/classification/{args.model}-{data.name}", device)
 
     # 2. Network
     network = {"name": args.model, "classes": len(data.classes), "width": args.width}

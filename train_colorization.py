@@ -56,7 +56,7 @@ def main(args):
         data = open_data(args.data, "colorization", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
     args = settings.fill_in(args, data, RECIPES, BEST_ON, "runs/colorization/unet-{target}-" + data.name
-                            + ("" if args.skips else "-noskips"))
+                            + ("" if args.skips else "-noskips"), device)
 
     # 2. Network: lightness in, colours out
     network = {"name": "unet", "in_channels": 1, "out_channels": 3 if args.target == "rgb" else 2,

@@ -92,12 +92,12 @@ def main(args):
         settings.check_everything(args, "segmentation")
     with main_process_first():  # it fills the cache
         data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1))
+    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}", device)
     tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
     largest = tiles.get("tile", data.size)
 
     # 2. Network
-    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}")
     network, model = make_network(args, len(data.classes))
 
     # 3. Training: best is chosen on val

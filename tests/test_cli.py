@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, picture
 from PIL import Image
 
 import training.run
@@ -450,3 +450,25 @@ def test_mistakes_are_one_line_and_code_2(run, here, words, expected):
     code, _, err = run(*words)
     assert code == 2 and expected in err.splitlines()[-1] and "Traceback" not in err
     assert not (here / "runs").exists()
+
+
+def test_settings_suit_a_folder_of_one_s_own(run, here, caches):
+    """Few images make small batches and many epochs, large ones are cropped on a CPU, and few steps are said."""
+    masks = np.zeros((300, 280), np.uint8)
+    masks[:, 140:] = 1
+    for i in range(24):
+        for kind, image in (("images", picture(np.random.default_rng(i), masks)), ("masks", masks)):
+            path = here / "mine" / kind / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (Image.fromarray(image) if kind == "masks" else image).save(path)
+    words = ["train_segmentation.py", "--data", "mine", "--data-dir", "caches", "--device", "cpu"]
+    code, out, err = run(*words, "--dry-run")
+    # 20 images are left to train on, each with 2 x 2 crops: 40 batches an epoch.
+    assert code == 0 and "taken: width 16, tile [256, 256], batch size 2, epochs 37" in out, err
+    assert "40 steps an epoch, 37 epochs" in out and "few to learn" not in out
+    code, out, err = run(*words, "--size", 32, 32, "--width", 4, "--epochs", 4, "--lr", 1e-12)
+    assert code == 0 and "40 steps are few to learn from" in out, err
+    assert "batch size 2, epochs 4" in out and "tile" not in out
+    settings = json.loads((here / "runs/segmentation/unet-mine/config.json").read_text())["settings"]
+    assert (settings["width"], settings["batch_size"], settings["epochs"]) == (4, 2, 4)
+    assert "val has not improved since epoch 1" in out

@@ -222,6 +222,9 @@ class Run:
             "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
+        if self.epoch >= 4 and self.best["epoch"] <= self.epoch / 2:
+            log(f"val has not improved since epoch {self.best['epoch']}: look at curves.png; more images or a lower "
+                "--lr may help, and --patience ends such a run earlier")
         log(f"weights, scores and images: {self.folder}")
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from data import InputError
 from data.cache import START_METHOD, usable_cores
 from data.images import printable
-from data.sources import check_data
+from data.sources import NAMED, check_data
 from training.folder import check_settings, read_settings
 from training.processes import join_processes, started_by_torchrun
 from utils import log, world_size
@@ -83,23 +83,49 @@ def follow_run(args, parser):
     return args
 
 
-def fill_in(args, data, recipes, best_on, out):
+def fill_in(args, data, recipes, best_on, out, device):
     """All settings of a run, as a new namespace: the command line's, then the recipe's for data and network.
 
     `out`, the run's folder where --out is not given, may name settings in braces. Prints the notes on the data.
     """
+    for note in data.notes:
+        log(note)
     recipe = recipes[args.recipe]
     if args.recipe == "best":
         recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
+        if data.name not in NAMED:
+            recipe = recipe | suit(args, data, recipe, device)
     given = {key: value for key, value in vars(args).items() if value is not None}
     settings = argparse.Namespace(**vars(args) | recipe | given | {"size": data.size})
     settings.out = settings.out or out.format(**vars(settings))
     if settings.workers is None:
         useful = torch.cuda.is_available() and START_METHOD == "fork"
         settings.workers = min(4, usable_cores()) if useful else 0
-    for note in data.notes:
-        log(note)
     return settings
+
+
+def suit(args, data, recipe, device):
+    """Settings for a folder of one's own, on which no recipe was tried: batches small enough for 1500 steps and, on a
+    CPU, a narrow network and random crops of large images. Prints them.
+    """
+    suited, samples, tile = {}, len(data.splits["train"]), getattr(args, "tile", None)
+    if device.type == "cpu":
+        suited["width"] = 16
+        if data.task == "segmentation" and not args.size and max(data.size) > 256 and data.scale == (1, 1):
+            tile = suited["tile"] = tile or [256, 256]
+    if tile:
+        samples *= math.prod(-(-side // crop) for side, crop in zip(data.size, tile))
+    least = 8 if data.task == "classification" else 2  # an image of labels is one label, a mask thousands
+    batch = args.batch_size or min(recipe["batch_size"], max(samples // 50, least))
+    steps = max(samples // batch, 1)
+    suited |= {"batch_size": batch, "epochs": min(max(1500 // steps, 10), 150)}
+    if recipe["optimizer"] == "sgd" and not args.optimizer:
+        suited["lr"] = recipe["lr"] * batch / recipe["batch_size"]
+    shown = (f"{key.replace('_', ' ')} {getattr(args, key, None) or value}" for key, value in suited.items())
+    log(f"no recipe was tried on these images; taken: {', '.join(shown)}")
+    if (steps := (args.epochs or suited["epochs"]) * steps) < 500:
+        log(f"{steps} steps are few to learn from: give more --epochs or a smaller --batch-size")
+    return suited
 
 
 def check_everything(args, task):
