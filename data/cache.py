@@ -3,16 +3,14 @@
     <data_dir>/cache/<data set>-<task>-<size>-<key>/
         <split>.images.npy     uint8 (N, 3, H, W)
         <split>.targets.npy    masks, uint8 (N, H, W), or labels, int64 (N,); none for colorization
-        metadata.json          names, classes, notes, and what was seen of the files
+        metadata.json          the splits' names, and what else decoding tells of the data set: KEPT
 
 The key is a hash over all that the arrays depend on, so a cache is never out of date. All of it is safe to delete.
 """
 import contextlib
-import glob
 import hashlib
 import json
 import math
-import mmap
 import multiprocessing
 import os
 import shutil
@@ -20,7 +18,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -31,9 +28,9 @@ from tqdm import tqdm
 
 from data import InputError
 from data.folders import hold_out
-from data.images import common_levels, first_few, printable, stop
+from data.images import common_levels, first_few, printable
 from data.masks import VOID, infer_classes, scored_classes
-from data.samples import NOTED, DataSet, Scenes
+from data.samples import NOTED, DataSet
 
 try:
     import resource
@@ -41,7 +38,7 @@ except ImportError:  # Windows: no limit on open files
     resource = None
 
 CACHE_VERSION = 5  # part of the caches' names: raise it when the arrays' form or content changes
-TARGETS = {"segmentation": "|u1", "classification": "<i8"}  # types; colorization has no targets
+KEPT = ("notes", "held_out", "classes", "colors", "ids", "levels", "counts")  # of a DataSet, in metadata.json
 JOB = 8  # samples that a worker process decodes at a time
 # A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
@@ -66,15 +63,6 @@ class Split:
         """The images and targets of these samples."""
         return self.images[indices], None if self.targets is None else self.targets[indices]
 
-    def __getstate__(self) -> dict:
-        """For loader processes that are not forked: a mapped file travels by its name, not as a copy of its bytes."""
-        return {key: str(value.filename) if isinstance(getattr(value, "base", None), mmap.mmap) else value
-                for key, value in vars(self).items()}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update({key: np.load(value, mmap_mode="r") if isinstance(value, str) else value
-                           for key, value in state.items()})
-
     @property
     def digest(self) -> str:
         """Tells whether a split holds the same images as before, by their names."""
@@ -87,10 +75,9 @@ def usable_cores() -> int:
 
 
 def check_loaders(split: Split, workers: int, batch_size: int, memory: float = None, files: float = None) -> None:
-    """Raise InputError where loader processes would run out of shared memory (bytes) or of open files.
+    """Raise InputError where loader processes lack shared memory (bytes; a container often has 64 MB) or open files.
 
-    Each has four batches waiting in /dev/shm, two open files a batch, and some more for its pipes. A container often
-    has 64 MB there. A loader without room fails with a dozen tracebacks, or hangs.
+    Each has four batches waiting in /dev/shm, two open files a batch, and some more for its pipes.
     """
     sample = sum(array.nbytes for array in split.read(np.zeros(1, int)) if array is not None)
     needed = 4 * workers * batch_size * sample
@@ -98,12 +85,10 @@ def check_loaders(split: Split, workers: int, batch_size: int, memory: float = N
         memory = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else math.inf
     if files is None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/dev/fd")) if resource else math.inf
-    if needed > memory:
-        raise InputError(f"loader processes need {needed / 1e6:.1f} MB of shared memory, and /dev/shm has only "
-                         f"{memory / 1e6:.1f} MB free: give --workers 0, or start the container with --shm-size 8g")
-    if 16 * workers > files:
-        raise InputError(f"loader processes need {16 * workers} open files, and only {files} more may be opened: give "
-                         "--workers 0, or ulimit -n 4096 before")
+    if needed > memory or 16 * workers > files:
+        raise InputError(f"loader processes need {needed / 1e6:.1f} MB in /dev/shm and {16 * workers} open files; "
+                         f"{memory / 1e6:.1f} MB and {files} are free: give --workers 0, or start the container with "
+                         "--shm-size 8g and the shell with ulimit -n 4096")
 
 
 def follow_parent(worker=None) -> None:
@@ -117,120 +102,141 @@ def follow_parent(worker=None) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def for_all(data: DataSet, method: str):
-    """Yield (split, i, what a method gives for that sample, or an InputError), in order, with a process on each core.
+def for_all(data: DataSet, method: str, problems: list[str] | None):
+    """Yield (split, i, what a method gives for that sample) in order, with a process on each core.
+
+    problems: takes the message of each InputError; with None the first one is raised.
     """
     jobs = [(split, i, method) for split, samples in data.splits.items() for i in range(len(samples))]
     workers = min(usable_cores(), len(jobs) // JOB) if len(jobs) > 100 else 0  # fewer are not worth a process
     loader = DataLoader(data, sampler=jobs, batch_size=JOB, num_workers=workers,
-                      prefetch_factor=4 if workers else None, worker_init_fn=follow_parent,
-                      multiprocessing_context=START_METHOD if workers else None,
-                      collate_fn=list,  # leaves the arrays as they are: tensors would need shared memory
-                      generator=torch.Generator())  # leaves torch's own random numbers alone
-    with tqdm(total=len(jobs), unit="img", disable=None, desc=f"preparing {data.name}") as bar:
-        for done in loader:
-            yield from done
-            bar.update(len(done))
+                        prefetch_factor=4 if workers else None, worker_init_fn=follow_parent,
+                        multiprocessing_context=START_METHOD if workers else None,
+                        collate_fn=list,  # leaves the arrays as they are: tensors would need shared memory
+                        generator=torch.Generator())  # leaves torch's own random numbers alone
+    for split, i, result in tqdm((each for job in loader for each in job), f"preparing {data.name}", len(jobs),
+                                 unit="img", disable=None):
+        if not isinstance(result, InputError):
+            yield split, i, result
+        elif problems is None:
+            raise result
+        else:
+            problems.append(str(result))
+
+
+def open_cache(data: DataSet, data_dir: str, problems: list[str] | None = None) -> None:
+    """Turn a data set's samples into `Split`s, from its cache, which is filled if need be, and set what is KEPT.
+
+    problems: `for_all`'s. Where there are any, the samples stay as they are, and nothing is kept.
+    """
+    folder, notes = cache_folder(data, data_dir), data.notes
+    data.notes = []
+    if not read_cache(data, folder):
+        write_cache(data, folder, problems)
+        if not problems:
+            read_cache(data, folder)
+    data.notes = notes + data.notes
 
 
 def cache_folder(data: DataSet, data_dir: str) -> str:
     """Where a data set's cache is. Its key hashes files with their sizes and times, the code that draws, the rest."""
-    drawn = any(isinstance(samples, Scenes) for samples in data.splits.values())
-    seed = data.seed if drawn or data.missing else None
+    seed = data.seed if data.missing or data.name == "scenes" else None
     digest = hashlib.sha256(repr((CACHE_VERSION, data.root, data.task, data.size, data.classes, data.masks,
                                   data.levels, seed)).encode())
     for split, samples in data.splits.items():
         digest.update(repr((split, samples.names, samples.targets)).encode())
         if isinstance(samples.images, np.ndarray):
             digest.update(np.ascontiguousarray(samples.images))
-        try:
-            stats = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in samples.files]
-        except OSError as error:
-            raise InputError(f"{printable(error.filename)}: {error.strerror}; put the file there") from error
+        stats = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in samples.files]
         digest.update(repr(stats).encode())
     return os.path.join(os.path.abspath(data_dir), "cache", "{}-{}-{}x{}-{}".format(
         data.name, data.task, *data.size, digest.hexdigest()[:16]))
 
 
-def write_cache(data: DataSet, folder: str, problems: list[str] | None = None) -> dict:
-    """Decode everything into `folder`, which appears when it is whole, in place of a damaged one. Returns its metadata.
+def read_cache(data: DataSet, folder: str) -> bool:
+    """Map a cache's arrays into memory. Returns False where it is absent or damaged."""
+    try:
+        with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
+            metadata = json.load(file)
+        splits = {}
+        for split, names in metadata["names"].items():
+            images, targets = (os.path.join(folder, f"{split}.{part}.npy") for part in ("images", "targets"))
+            splits[split] = Split(np.load(images, mmap_mode="r"),
+                                  None if data.task == "colorization" else np.load(targets, mmap_mode="r"), names)
+        kept = {key: metadata[key] for key in KEPT} | {"colors": list(map(tuple, metadata["colors"]))}
+    except (OSError, ValueError, KeyError, EOFError):  # EOFError: an array's file is empty
+        return False
+    vars(data).update(kept, splits=splits)
+    return True
 
-    problems: a list that takes the message of every sample that cannot be used. Unless it is empty in the end, nothing
-    is kept. Without a list, the first such message is raised as InputError. A full disk and a folder that cannot be
-    written are always raised as InputError.
+
+def write_cache(data: DataSet, folder: str, problems: list[str] | None) -> None:
+    """Decode everything into `folder`, which appears when it is whole, in place of a damaged one.
+
+    Raises InputError where the disk is full or the folder cannot be written.
     """
     parent, name = os.path.split(folder)
     pixels = sum(map(len, data.splits.values())) * data.size[0] * data.size[1]
     needed = pixels * (4 if data.task == "segmentation" else 3)
     try:
-        for old in glob.glob(os.path.join(glob.escape(parent), "*.tmp")):  # of a process that was killed
-            if time.time() - os.path.getmtime(old) > 86400:
-                shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(parent, exist_ok=True)
         if needed > 0.95 * (free := shutil.disk_usage(parent).free):
             raise OSError(f"only {free:,} bytes are free")
         with tempfile.TemporaryDirectory(dir=parent, prefix=f"{name}.", suffix=".tmp") as temporary:
-            os.mkdir(whole := os.path.join(temporary, "whole"))
-            metadata = decode_into(whole, data, stop if problems is None else problems.append)
-            try:
-                if not problems:
+            whole = os.path.join(temporary, "whole")
+            os.mkdir(whole)
+            decode_into(whole, data, problems)
+            if not problems:
+                with contextlib.suppress(OSError):  # another process was first, with the same arrays
                     os.rename(whole, folder)
-            except OSError:  # another process may have been first, with the same arrays
-                if not os.path.isdir(folder):
-                    raise
-            return metadata
     except OSError as error:
-        reason = printable(error.strerror or str(error))
-        raise InputError(f"{printable(parent)}: the cache needs {needed:,} bytes there ({reason}); make room or give "
-                         "another --data-dir") from error
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        raise InputError(f"preparing {data.name}: a worker process was killed, likely for want of memory; close "
-                         "other programs and run it again") from None
+        raise InputError(f"{printable(parent)}: the cache needs {needed:,} bytes there ({error.strerror or error}); "
+                         "make room or give another --data-dir") from error
 
 
-def decode_into(folder: str, data: DataSet, on_error) -> dict:
-    """Decode all samples into arrays in `folder`, and write its metadata.json, which is returned.
-
-    on_error: takes the message of each mistake.
-    """
-    found = len(data.notes)
-    settle(data, on_error)
-    facts, counts = defaultdict(list), {split: 0 for split in data.splits}
+def decode_into(folder: str, data: DataSet, problems: list[str] | None) -> None:
+    """Decode all samples into arrays in `folder`, and write its metadata.json."""
+    settle(data)
+    noted, files = defaultdict(list), {}
+    counts = {split: np.zeros(max(256, len(data.classes)), int) for split in data.splits if data.task != "colorization"}
     with contextlib.ExitStack() as stack:
-        files = open_arrays(folder, data, stack)
-        for split, i, sample in for_all(data, "decode"):
-            if isinstance(sample, InputError):
-                on_error(str(sample))
-                continue
-            image, target, seen, values = sample
-            # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
-            files[split, "images"].write(image.tobytes())
-            if data.task in TARGETS:
-                files[split, "targets"].write(np.asarray(target, TARGETS[data.task]).tobytes())
-            for fact in seen:
-                facts[fact].append(data.splits[split].names[i])
-            counts[split] += 0 if values is None else values
-    data.notes += [f"{len(facts[fact])} {text}: {first_few(facts[fact])}" for fact, text in NOTED.items()
-                   if facts[fact]]
-    names, colors, ids = scored_classes(data.masks) if data.masks else (data.classes, [], [])
-    pixels = {split: values[[*range(len(names)), VOID]].tolist() for split, values in counts.items() if np.any(values)}
-    for split, values in pixels.items():
-        lacking = [name for k, name in enumerate(names) if not values[k] and any(each[k] for each in pixels.values())]
+        for split, i, (image, target, facts) in for_all(data, "decode", problems):
+            for part, array in [("images", image)] + [("targets", target)] * (target is not None):
+                path = os.path.join(folder, f"{split}.{part}.npy")
+                if path not in files:
+                    files[path] = stack.enter_context(open_array(path, len(data.splits[split]), array))
+                files[path].write(array.tobytes())
+            for fact in facts:
+                noted[fact].append(data.splits[split].names[i])
+            if target is not None:
+                counts[split] += np.bincount(target.ravel(), minlength=len(counts[split]))
+    data.notes += [f"{len(noted[fact])} {NOTED[fact]}: {first_few(noted[fact])}" for fact in NOTED if fact in noted]
+    if data.masks:
+        data.classes, data.colors, data.ids = scored_classes(data.masks)
+    data.counts = {split: each[:len(data.classes)].tolist() for split, each in counts.items()}
+    for split, own in data.counts.items():
+        lacking = [name for name, count, *others in zip(data.classes, own, *data.counts.values())
+                   if not count and any(others)]
         if lacking:
             data.notes.append(f"no mask of {split} holds {first_few(lacking)}: its scores say nothing of that")
-    counted = sorted(((fact, len(each)) for fact, each in facts.items() if each), key=lambda pair: -pair[1])
-    metadata = {"names": {split: samples.names for split, samples in data.splits.items()}, "notes": data.notes[found:],
-                "held_out": data.assignment is not None, "classes": names, "colors": colors, "ids": ids,
-                "levels": data.levels, "pixels": pixels, "facts": counted[:12]}
+    names = {split: samples.names for split, samples in data.splits.items()}
     with open(os.path.join(folder, "metadata.json"), "w", encoding="utf-8") as file:
-        json.dump(metadata, file)
-    return metadata
+        json.dump({"names": names, **{key: getattr(data, key) for key in KEPT}}, file)
 
 
-def settle(data: DataSet, on_error) -> None:
+def open_array(path: str, count: int, first: np.ndarray):
+    """A .npy file with the header for `count` arrays like the first, which are then written one after another.
+
+    They are not mapped: on a full disk a write fails, but a mapped page kills the process.
+    """
+    file = open(path, "wb")
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": first.dtype.str, "fortran_order": False, "shape": (count, *first.shape)})
+    return file
+
+
+def settle(data: DataSet) -> None:
     """Settle what only the files' content tells: the levels of deep images, the classes where no classes.csv names
     them, and which samples are held out. What cannot be read is left for `decode_into` to complain of.
     """
@@ -238,47 +244,15 @@ def settle(data: DataSet, on_error) -> None:
     if not data.levels and (levels := common_levels(images)):
         data.levels = levels
         data.notes.append("images of more than 8 bits: values from {:g} to {:g} become 0 to 255".format(*levels))
-    missing, masked, columns = data.missing, data.task == "segmentation", slice(VOID)
-    present = {split: np.zeros((len(samples), 256 * masked), bool) for split, samples in data.splits.items()}
-    if masked and (missing or not data.masks):
-        for split, i, values in for_all(data, "mask_values"):
-            present[split][i] = values if not isinstance(values, InputError) else False
-    if masked and not data.masks and any(map(np.any, present.values())):
-        paths = [path for samples in data.splits.values() for path in samples.targets]
-        try:
+    data.held_out, columns = bool(data.missing), range(VOID)
+    present = {split: np.zeros((len(samples), 256), bool) for split, samples in data.splits.items()}
+    if data.task == "segmentation" and (data.held_out or not data.masks):
+        for split, i, values in for_all(data, "mask_values", []):
+            present[split][i] = values
+        if not data.masks and any(map(np.any, present.values())):
+            paths = [path for samples in data.splits.values() for path in samples.targets]
             data.masks, note = infer_classes(np.concatenate(list(present.values())), paths)
             data.notes.append(note)
             columns = list(data.masks.names)
-        except InputError as error:
-            on_error(str(error))
-    if missing:
+    if data.held_out:
         hold_out(data, present["train"][:, columns])
-
-
-def open_arrays(folder: str, data: DataSet, stack: contextlib.ExitStack) -> dict:
-    """A file for each array, by (split, "images" | "targets"), with numpy's header, to which the values are written."""
-    forms = {"images": ("|u1", (3, *data.size))}
-    if data.task in TARGETS:
-        forms["targets"] = (TARGETS[data.task], data.size if data.task == "segmentation" else ())
-    files = {}
-    for split, samples in data.splits.items():
-        for part, (kind, shape) in forms.items():
-            file = files[split, part] = stack.enter_context(open(os.path.join(folder, f"{split}.{part}.npy"), "wb"))
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": kind, "fortran_order": False, "shape": (len(samples), *shape)})
-    return files
-
-
-def read_cache(folder: str, task: str) -> tuple[dict, dict[str, Split]] | None:
-    """A cache's metadata and its splits, memory-mapped; None where it is absent or damaged."""
-    def array(split, part):
-        return np.load(os.path.join(folder, f"{split}.{part}.npy"), mmap_mode="r")
-
-    try:
-        with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
-            metadata = json.load(file)
-        return metadata, {split: Split(array(split, "images"),
-                                       array(split, "targets") if task in TARGETS else None, names)
-                          for split, names in metadata["names"].items()}
-    except (OSError, ValueError, KeyError, EOFError):  # EOFError: an array's file is empty
-        return None

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from hashlib import sha256
 
 import numpy as np
@@ -21,32 +21,31 @@ SPLITS = ("train", "val", "test")
 # trainannot), and those of images and masks also begin or end a file's name (x_mask.png).
 WORDS = {word: meaning for meaning, words in {
     "train": "train training trainset",
-    "val": "val valid validation valset",
+    "val": "val valid validation valset dev",
     "test": "test testing testset",
     "image": "image images img imgs input inputs jpegimages leftimg8bit",
-    "mask": "mask masks label labels gt groundtruth annot annotation annotations segmentation segmentationclass gtfine "
-            "labelids",
+    "mask": "mask masks label labels gt groundtruth annot annotation annotations seg segmentation segmentationclass "
+            "gtfine labelids",
 }.items() for word in words.split()}
 AFFIXES = {word: meaning for word, meaning in WORDS.items() if meaning not in SPLITS} | {"l": "mask"}  # CamVid's x_L
-SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(ing|id|idation)?_?(set)?(?![a-z])")
 FOLDER_LAYOUTS = {
     "segmentation": "{train,val,test}/{images,masks} or {images,masks}, and a mask like its image or with _mask behind",
-    "classification": "{train,val,test}/<class>/<images>, or <class>/<images>",
+    "classification": "{train,val,test}/<class>/<images>, or <class>/<images>, of two classes or more",
     "colorization": "images, directly or in {train,val,test}",
 }
 
 
-def place(name: str) -> tuple[str | None, str | None, str]:
+def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, str]:
     """(split, "image" or "mask", the rest of a file's name), as its folders say; None where they say nothing of it.
 
-    Splits are at the top; a class or a town may be called Test.
+    by_class: the folders that name no split are classes, whatever their names.
     """
     split, kind, rest = None, None, []
     *folders, stem = name.split("/")
     for folder in folders:
         words = re.sub("(?<=[a-z])annot$", "_annot", folder.lower())
         meanings = {WORDS.get(word) for word in re.split("[_ -]", words)}
-        if None in meanings or rest and meanings & {*SPLITS}:
+        if None in meanings or by_class and not meanings & {*SPLITS}:
             rest.append(folder)
             continue
         split = next(iter(meanings & {*SPLITS}), split)
@@ -89,15 +88,14 @@ def find_segmentation(root: str, notes: list[str], on_error=stop) -> dict[str, S
         where = os.path.join(root, split) if os.path.isdir(os.path.join(root, split)) else root
         if images and masks:
             splits[split] = pair(images, masks, where, notes, on_error)
-        elif masks:
-            on_error(f"{printable(os.path.join(where, 'images'))}: no images for {len(masks)} masks; put them there")
-        elif split == "test":
+        elif split == "test" and images:
             notes.append(f"{printable(where)}: {len(images)} test images have no masks, so test is held out of train; "
                          "evaluate.py predict labels them")
         else:
-            seen = first_few(sorted({os.path.dirname(path) for path in images.values()}))
-            raise InputError(f"{printable(os.path.join(where, 'masks'))}: no such folder, but {len(images)} images in "
-                             f"{seen}; rename what there is to {FOLDER_LAYOUTS['segmentation']}")
+            lacking, there = ("masks", images) if images else ("images", masks)
+            seen = first_few(sorted({os.path.dirname(path) for path in there.values()}))
+            on_error(f"{printable(os.path.join(where, lacking))}: no {lacking}, but {len(there)} files in {seen}; "
+                     f"rename what there is to {FOLDER_LAYOUTS['segmentation']}")
     return splits
 
 
@@ -133,82 +131,65 @@ def find_images(root: str, notes: list[str], on_error=stop) -> dict[str, Samples
 
 def find_listed(path: str, on_error=stop) -> dict[str, Samples]:
     """The samples that a CSV lists: image, mask and, in a third column, split; paths are relative to its folder."""
-    splits, root = {split: Samples([], [], []) for split in SPLITS}, os.path.dirname(path)
+    splits = {split: Samples([], [], []) for split in SPLITS}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{printable(path)}: {printable(str(error))}; save it as CSV in UTF-8") from error
     for number, row in enumerate(rows, 1):
         split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
-        if row[0].lower() == "image":  # the columns' names
-            continue
-        if len(row) in (2, 3) and split in SPLITS and "\0" not in "".join(row):
+        files = [os.path.join(os.path.dirname(path), cell) for cell in row[:2]]
+        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)):
             splits[split].names.append(row[0])
-            splits[split].images.append(os.path.join(root, row[0]))
-            splits[split].targets.append(os.path.join(root, row[1]))
-        else:
-            on_error(f"{printable(path)}: row {number} should look like image.png,mask.png or image.png,mask.png,val")
+            splits[split].images.append(files[0])
+            splits[split].targets.append(files[1])
+        elif any(row) and row[0].lower() != "image":  # neither an empty row nor the columns' names
+            on_error(f"{printable(path)}: row {number} should look like image.png,mask.png or image.png,mask.png,val, "
+                     "with files that exist")
     return {split: samples for split, samples in splits.items() if samples.names}
 
 
 def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dict[str, Samples], list[str]]:
-    """The images of {train,val,test}/<class> or <class>, and the classes. Labels count the classes in sorted order.
-
-    Raises InputError where folders look like splits under other names.
-    """
+    """The images of {train,val,test}/<class> or <class>, and the classes. Labels count the classes in sorted order."""
     files, found, loose = list_images(root, on_error, notes=notes), {}, []
-    tops = sorted({name.split("/")[0] for name in files if "/" in name})
-    splits = {top: WORDS[top.lower()] for top in tops if WORDS.get(top.lower()) in SPLITS}
-    rests = {top: SPLIT_WORD.sub("", top.lower(), count=1) for top in tops if SPLIT_WORD.search(top.lower())}
-    for top in tops:  # toy_train, or test_tube beside train_station, may be classes; seg_train beside seg_test not
-        if top.lower() == "dev" or not splits and list(rests.values()).count(rests.get(top)) > 1:
-            raise InputError(f"{printable(os.path.join(root, top))}: splits are called train, val and test; rename it, "
-                             "with its classes or images right inside")
-    for name, path in files.items():
-        top, _, rest = name.partition("/") if splits else ("", "", name)
-        if "/" not in rest:
-            loose.append(name)
-        elif not splits or top in splits:
-            samples = found.setdefault(splits.get(top, "train"), Samples([], [], []))
+    places = {name: place(name, by_class=True) for name in files}
+    divided = any(split for split, _, _ in places.values())
+    for name, (split, _, rest) in places.items():
+        if "/" in rest and (split or not divided):
+            samples = found.setdefault(split or "train", Samples([], [], []))
             samples.names.append(rest)
-            samples.images.append(path)
+            samples.images.append(files[name])
             samples.targets.append(rest.partition("/")[0])  # numbered below
+        else:
+            loose.append(name)
     if loose:
         notes.append(f"{printable(root)}: {len(loose)} images in no class's folder are left out: {first_few(loose)}")
     classes = sorted({name for samples in found.values() for name in samples.targets})
-    if strange := [name for name in classes if not name.isprintable()]:
-        raise InputError(f"{printable(os.path.join(root, strange[0]))}: rename this class with plain characters")
-    if len(classes) < 2 or "images" in classes:
+    if len(classes) < 2 or "images" in classes or not all(map(str.isprintable, classes)):
         raise InputError(f"{printable(root)}: its folders are no classes ({first_few(classes) or 'none'}); a folder "
-                         f"for classification holds {FOLDER_LAYOUTS['classification']}, of two classes or more")
-    labels = {name: label for label, name in enumerate(classes)}
+                         f"for classification holds {FOLDER_LAYOUTS['classification']}")
     for split, samples in found.items():
-        for name in sorted(labels.keys() - set(samples.targets)):
+        for name in sorted({*classes} - {*samples.targets}):
             on_error(f"{printable(os.path.join(root, split, name))}: no images of this class, which another split has; "
                      f"add some, or remove {split}, to have it held out of train")
-        samples.targets = [labels[name] for name in samples.targets]
+        samples.targets = list(map(classes.index, samples.targets))
     return {split: found[split] for split in SPLITS if split in found}, classes
 
 
 def hold_out(data: DataSet, present: np.ndarray) -> None:
-    """Hold val and test out of train where they are missing: a tenth each, with every class in each where there is
-    enough of it. The pages of one file stay together.
+    """Hold val and test out of train where they are missing: a tenth each, with every class where there is enough.
+    The pages of one file stay together. The choice follows from a hash of (seed, name): it is the same everywhere.
 
-    present: bool (N, K), which class is in which mask of train. The choice follows from a hash of (seed, name): it is
-    the same on every machine until images are added or removed.
+    present: bool (N, K), which class is in which mask of train.
     """
-    train, missing, files, groups = data.splits["train"], data.missing, {}, {}
-    inner = [split for split in SPLITS if any(f"/{split}/" in f"/{name}" for name in train.names)]
-    if len(inner) > 1:
-        raise InputError(f"{printable(data.root)}: folders called {' and '.join(sorted(inner))} lie deeper inside and "
-                         "would be mixed; put train, val and test at the top, each with what is inside them now")
+    train, missing, files, groups = data.splits["train"], data.missing, defaultdict(list), defaultdict(list)
     for i, image in enumerate(train.images):
-        files.setdefault(str(image) if isinstance(image, str) else i, []).append(i)
+        files[str(image) if isinstance(image, str) else i].append(i)
     files = sorted(files.values(), key=lambda pages: sha256(repr((data.seed, train.names[pages[0]])).encode()).digest())
     has = np.stack([present[pages].any(0) for pages in files])
     for file, pages in enumerate(files):
-        groups.setdefault(train.targets[pages[0]] if data.task == "classification" else None, []).append(file)
+        groups[train.targets[pages[0]] if data.task == "classification" else None].append(file)
     chosen = {split: [] for split in ("train", *missing)}
     for group in groups.values():
         count = max(1, round(len(group) / 10))
@@ -222,33 +203,28 @@ def hold_out(data: DataSet, present: np.ndarray) -> None:
     data.splits |= {split: train.take(sorted(i for file in chosen[split] for i in files[file])) for split in chosen}
     data.notes += [f"no {split} split: {len(data.splits[split])} of {len(train)} images held out of train, seed "
                    f"{data.seed}" for split in missing]
-    data.assignment = {split: data.splits[split].names for split in SPLITS}
 
 
 def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
-    """Take `count` files out of a group, from its beginning, but first one of each class, the rarest class first.
-
-    has: bool (files, K), which classes a file holds. A class is passed over where no other file of the group has it, or
-    where a quarter of the group is taken.
+    """Take `count` files out of a group, from its beginning, but first one of each class, the rarest class first, as
+    long as another file of the group has it and less than a quarter is taken. has: bool (files, K).
     """
-    chosen, most = [], max(count, len(group) // 4)
-    for k in np.argsort(has[group].sum(0), kind="stable"):
+    chosen, most, files = [], max(count, len(group) // 4), has[group].sum(0)
+    for k in np.argsort(files, kind="stable")[np.count_nonzero(files == 0):]:
         having = [file for file in group if has[file, k]]
         if len(having) > 1 and len(chosen) < most and not has[chosen, k].any():
             chosen.append(having[0])
             group.remove(having[0])
-    rest = group[:max(0, count - len(chosen))]
-    del group[:len(rest)]
-    return chosen + rest
+    while len(chosen) < count:
+        chosen.append(group.pop(0))
+    return chosen
 
 
 def settle_size(data: DataSet, scale=None) -> None:
-    """Set the training size, where none was given, and `data.scale`, its sides as shares of the images' own.
-
-    The size follows from the commonest of up to 1,000 images: times `scale`, or the longer side at most 512.
+    """Set the training size, where none was given, after the commonest of up to 1,000 images: times `scale`, or
+    with the longer side at most 512. Set `data.scale`.
     """
-    paths = [path for samples in data.splits.values() for path in samples.images]
-    sizes = Counter()
+    paths, sizes = [path for samples in data.splits.values() for path in samples.images], Counter()
     for path in paths[::max(1, len(paths) // 1000)]:
         with contextlib.suppress(InputError):  # reported when the image is decoded
             sizes[image_size(path)] += 1
@@ -256,10 +232,10 @@ def settle_size(data: DataSet, scale=None) -> None:
         raise InputError(f"{printable(data.root)}: not one image that can be read; put some there")
     common, count = sizes.most_common(1)[0]
     if not data.size:
-        shares = scale or (min(1, 512 / max(common)),) * 2
+        shares = scale or [min(1, 512 / max(common))] * 2
         data.size = tuple(max(1, round(side * share)) for side, share in zip(common, shares))
         data.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(*data.size, *common))
     data.scale = tuple(side / own for side, own in zip(data.size, common))
     if scale and count < sizes.total():
-        data.notes.append("{} of {} images looked at are not of {}x{}, and are resized like those".format(
-            sizes.total() - count, sizes.total(), *common))
+        data.notes.append(f"{sizes.total() - count} of {sizes.total()} images looked at have other sizes, and are "
+                          "resized like those")

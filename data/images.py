@@ -142,11 +142,11 @@ def read_array(path) -> Image.Image:
     return Image.fromarray(array)
 
 
-def read_header(path) -> tuple[tuple[int, int], int, str]:
-    """((height, width) when upright, EXIF's orientation from 1 to 8, mode) of an image. Raises InputError."""
+def read_header(path) -> tuple[tuple[int, int], int]:
+    """((height, width) when upright, EXIF's orientation from 1 to 8) of an image. Raises InputError."""
     with open_image(path) as image:
         turn = Image.Image.getexif(image).get(0x0112, 1)  # a PNG's own getexif would decode all of it
-        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn, image.mode
+        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn
 
 
 def image_size(path) -> tuple[int, int]:

@@ -1,10 +1,9 @@
-"""A data set, and the samples of its splits before they are decoded: `Samples` of files or of one array, or drawn
-`Scenes`. Both have names, files, and decode(i, data set) -> (image, target, facts, counts):
+"""A data set, and the samples of its splits before they are decoded: those of files or of one array, or drawn scenes.
+Both have names, files, and decode(i, data set) -> (image, target, facts):
 
     image     uint8 (3, H, W) at the training size
-    target    a mask, uint8 (H, W) at the training size, a label, or None
-    facts     short texts on the sample's files, to be counted
-    counts    int64 (256,), pixels of each value of the mask at its own size; None without a mask
+    target    a mask, uint8 (H, W) at the training size; a label, int64 (); or None
+    facts     which keys of NOTED hold for the sample's files
 """
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from data import InputError, scenes, street
 from data.images import open_image, printable, read_header, to_rgb
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
-NOTED = {  # facts that are worth a note, which says how many images, then this
+NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, which teach grey",
     "turned": "images are turned as their EXIF data say, but not their masks; remove the EXIF data if that is wrong",
     "see-through": "images with varying transparency are laid on white; leave out a channel that means something else",
@@ -26,11 +25,11 @@ NOTED = {  # facts that are worth a note, which says how many images, then this
 class DataSet:
     """A data set in the one form that everything else works on; see sources.open_data.
 
-    size: (height, width) for training. classes, colors, ids: of the scored classes, in the order of their indices; ids
-    are what masks' files call them. splits: cache.Split by name; `Samples` or `Scenes` until they are decoded. notes:
-    lines for the user. assignment: {split: names} where the splits were made here. masks: what the values of masks
-    mean; None where they are named by the values that they hold. levels: read_image's.
-    scale: of the size, as shares of the images' own, where that was looked at.
+    size: (height, width) for training. scale: its sides as shares of the images' own, where that was looked at.
+    splits: cache.Split by name; `Samples` or `Scenes` until they are decoded. held_out: whether splits were made here.
+    classes, colors, ids: of the scored classes, in the order of their indices; ids are what masks' files call them.
+    masks: what the values of masks mean; None where they are named by the values that they hold. counts: of pixels or
+    images by class, for each split. levels: read_image's. notes: lines for the user.
     """
     name: str
     task: str
@@ -40,12 +39,18 @@ class DataSet:
     ids: list[int] = field(default_factory=list)
     splits: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    assignment: dict[str, list[str]] | None = None
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    held_out: bool = False
     masks: Classes | None = None
     levels: tuple[float, float] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     root: str = ""
     seed: int = 0
+
+    @property
+    def assignment(self) -> dict[str, list[str]] | None:
+        """{split: names} where the splits were made here."""
+        return {split: each.names for split, each in self.splits.items()} if self.held_out else None
 
     @property
     def missing(self) -> list[str]:
@@ -79,36 +84,34 @@ class Samples:
 
     def decode(self, i: int, data: DataSet) -> tuple:
         """Read sample i and resize it. Raises InputError where a file cannot be used."""
-        path, target, shape, facts, counts = self.images[i], self.targets and self.targets[i], data.size[::-1], [], None
+        path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
             if image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
                 facts.append("see-through")
             image = to_rgb(image, data.levels)
-        facts.append(f"image of {image.height}x{image.width}")
         if isinstance(target, str):
-            mask, mode, turned = self.read_mask(i, data.masks)
-            facts += [f"mask of mode {mode}", *["turned"] * turned]
-            counts = np.bincount(mask.ravel(), minlength=256)
+            mask, turned = self.read_mask(i, data.masks)
+            facts += ["turned"] * turned
             target = np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.NEAREST))
-        image = np.asarray(image if image.size == shape else image.resize(shape, Image.Resampling.BILINEAR))
-        if self.targets is None and np.ptp(image, axis=2).max() <= 2:
+        elif target is not None:
+            target = np.array(target, np.int64)
+        image = np.asarray(image.resize(shape, Image.Resampling.BILINEAR))
+        if target is None and np.ptp(image, axis=2).max() <= 2:
             facts.append("greyscale")
-        return image.transpose(2, 0, 1), target, facts, counts
+        return image.transpose(2, 0, 1), target, facts
 
-    def read_mask(self, i: int, classes: Classes | None) -> tuple[np.ndarray, str, bool]:
-        """(mask i at its own size, uint8 (H, W): class indices, or raw ids without classes; the mode of its file;
-        whether EXIF turns its image and not the mask, or the other way).
-
-        Raises InputError where its size is not its image's, or where it holds what it must not.
+    def read_mask(self, i: int, classes: Classes | None) -> tuple[np.ndarray, bool]:
+        """(mask i at its own size, uint8 (H, W): class indices, or raw ids without classes; whether EXIF turns its
+        image or itself, but not both). Raises InputError where its size is not its image's, or it cannot be decoded.
         """
         path = self.targets[i]
-        (size, turn, mode), (image_size, image_turn, _) = map(read_header, (path, self.images[i]))
+        (size, turn), (image_size, image_turn) = map(read_header, (path, self.images[i]))
         turned = turn != image_turn
         if size != image_size:
             raise InputError(f"{printable(path)}: height and width are {size}, but {image_size} for its image "
                              f"{printable(self.images[i])}{', which EXIF data turn' * turned}; make them equal")
         raw = read_mask(path, classes and classes.colors)
-        return decode_mask(raw, classes, path) if classes else as_ids(raw, path), mode, turned
+        return decode_mask(raw, classes, path) if classes else as_ids(raw, path), turned
 
     def mask_values(self, i: int, data: DataSet) -> np.ndarray:
         """bool (256,): which values mask i holds; see `read_mask`."""
@@ -120,18 +123,16 @@ class Samples:
         return Samples([self.names[i] for i in indices], images, self.targets and [self.targets[i] for i in indices])
 
 
-class Scenes:
+class Scenes(Samples):
     """The street scenes of one split, drawn at the training size."""
-    images, targets, files = (), None, [scenes.__file__, street.__file__]  # what the drawings depend on
+    files = [scenes.__file__, street.__file__]  # what the drawings depend on
 
     def __init__(self, split: str):
-        self.split, self.names = split, [f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])]
-
-    def __len__(self) -> int:
-        return len(self.names)
+        super().__init__([f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])], [])
+        self.split = split
 
     def decode(self, i: int, data: DataSet) -> tuple:
         """Draw scene i."""
         image, mask, kind = scenes.draw_scene(data.seed, self.split, i, data.size)
-        counts = np.bincount(mask.ravel(), minlength=256) if data.task == "segmentation" else None
-        return image.transpose(2, 0, 1), {"segmentation": mask, "classification": kind}.get(data.task), [], counts
+        targets = {"segmentation": mask, "classification": np.array(kind, np.int64)}
+        return image.transpose(2, 0, 1), targets.get(data.task), []

@@ -8,30 +8,22 @@ import os
 import re
 
 from data import InputError, scenes
-from data.cache import cache_folder, read_cache, write_cache
-from data.download import fetch_camvid, find_torchvision
-from data.folders import (
-    FOLDER_LAYOUTS,
-    SPLITS,
-    find_classification,
-    find_images,
-    find_listed,
-    find_segmentation,
-    settle_size,
-)
+from data.cache import open_cache
+from data.download import TORCHVISION, fetch_camvid, find_torchvision
+from data.folders import (FOLDER_LAYOUTS, SPLITS, find_classification, find_images, find_listed, find_segmentation,
+                          settle_size)
 from data.images import printable, stop
 from data.masks import Classes, read_classes
 from data.samples import DataSet, Scenes
 
 MAX_SIDE = 8192  # of the training size
 # name -> the tasks it serves, and its usual size. VOC's images are about 500x375, upright or lying: a square distorts
-# both alike. Pets at 224 is ImageNet's size; Cityscapes at a quarter of 1024x2048 trains on one small GPU.
+# both alike. Pets at 224 is ImageNet's size.
 NAMED = {
     "scenes": (("segmentation", "classification", "colorization"), scenes.SIZE),
     "camvid": (("segmentation", "colorization"), (360, 480)),
     "voc": (("segmentation", "colorization"), (256, 256)),
     "pets": (("segmentation", "classification", "colorization"), (224, 224)),
-    "cityscapes": (("segmentation", "colorization"), (256, 512)),
     "cifar10": (("classification", "colorization"), (32, 32)),
 }
 SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes.COLORS, (0, 0, 0)))), {11})  # CamVid's
@@ -42,9 +34,9 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     """Open a data set at a size: find its files, hold out the splits that are missing, decode it into the cache once.
 
     data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
-    (height, width), by default the data set's own. seed: draws the scenes, and the splits that are made here. splits:
-    those needed. scale: without a size, the commonest image's own size times this. levels: read_image's, by default the
-    images' own. Raises InputError, one line that names the file and the remedy, where the data are not in order.
+    (height, width), by default the data set's own; with a scale, the commonest image's own times that. seed: draws the
+    scenes, and the splits that are made here. splits: those needed. levels: read_image's, by default the images' own.
+    Raises InputError where the data are not in order.
     """
     found = find_source(data, task, size, data_dir, seed, scale=scale)
     found.levels = levels and tuple(levels)
@@ -52,86 +44,50 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
         if split not in (*found.splits, *found.missing):
             raise InputError(f"{printable(found.root)}: no {split} split; a folder for {task} holds "
                              f"{FOLDER_LAYOUTS[task]}")
-    decode(found, data_dir)
+    open_cache(found, data_dir)
     found.splits = {split: found.splits[split] for split in splits}
     return found
 
 
 def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data",
                seed: int = 0, scale=None) -> tuple[list[str], list[str]]:
-    """Open a data set as `open_data` does, for --dry-run: (lines that describe it, problems).
-
-    It does not stop at the first problem. With problems nothing is kept; without, training then finds the cache.
+    """Open a data set as `open_data` does, for --dry-run, but collect all problems: (lines that describe it, problems).
     """
     problems = []
     try:
         found = find_source(data, task, size, data_dir, seed, problems.append, scale)
-        metadata = decode(found, data_dir, problems)
+        open_cache(found, data_dir, problems)
     except InputError as error:
         return [], [*problems, str(error)]
     lines = [f"{found.name}: {task} at {found.size[0]}x{found.size[1]} (height x width)", *found.notes]
-    lines += [f"{split}: {len(names)} images" for split, names in metadata["names"].items()]
-    lines += [f"{count} x {fact}" for fact, count in metadata["facts"]]
-    pixels = metadata["pixels"]
-    for index, name in enumerate(metadata["classes"]):
-        if pixels:
-            total = sum(counts[index] for counts in pixels.values())
-            told = ", ".join(f"{split} {counts[index] / max(1, sum(counts)):.2%}" for split, counts in pixels.items())
-            lines.append(f"class {index} {printable(name)}: {total:,} pixels ({told})")
-        elif data != "scenes":
-            told = ", ".join(f"{split} {list(each.targets).count(index)}" for split, each in found.splits.items())
-            lines.append(f"class {index} {printable(name)}: {told}")
+    lines += [f"{split}: {len(samples)} images" for split, samples in found.splits.items()]
+    counted = "images" if task == "classification" else "pixels"
+    for index, name in enumerate(found.classes):
+        total = sum(counts[index] for counts in found.counts.values())
+        shares = [f"{split} {counts[index] / max(1, sum(counts)):.2%}" for split, counts in found.counts.items()]
+        lines.append(f"class {index} {printable(name)}: {total:,} {counted} ({', '.join(shares)})")
     return lines, problems
-
-
-def decode(data: DataSet, data_dir: str, problems: list[str] | None = None) -> dict:
-    """Turn a data set's samples into arrays, from the cache, which is filled if need be. Returns the cache's metadata.
-
-    problems: see `write_cache`. Where there are any, the samples stay as they are.
-    """
-    folder, notes = cache_folder(data, data_dir), list(data.notes)  # those of decoding are kept with the cache
-    opened = read_cache(folder, data.task)
-    if not opened:
-        metadata = write_cache(data, folder, problems)
-        if problems:
-            return metadata
-        opened = read_cache(folder, data.task)
-    metadata, data.splits = opened
-    data.notes = notes + metadata["notes"]
-    data.classes, data.ids, data.colors = metadata["classes"], metadata["ids"], list(map(tuple, metadata["colors"]))
-    data.levels = metadata["levels"]
-    data.assignment = metadata["names"] if metadata["held_out"] else None
-    return metadata
 
 
 def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop, scale=None) -> DataSet:
     """Find the files of a named data set or a folder. Nothing is held out or decoded yet."""
-    if task not in FOLDER_LAYOUTS:
-        raise InputError(f"{printable(str(task))}: no such task; choose one of {', '.join(FOLDER_LAYOUTS)}")
-    least = 11 if task == "colorization" else 1  # SSIM's window
-    if size is not None and not all(least <= side <= MAX_SIDE for side in size):
-        raise InputError(f"--size {' '.join(map(str, size))}: height and width must lie between {least} and {MAX_SIDE}")
-    if data in NAMED:
-        tasks, usual = NAMED[data]
-        if task not in tasks:
-            able = ", ".join(name for name, (tasks, _) in NAMED.items() if task in tasks)
-            raise InputError(f"--data {data}: it has no targets for {task}; choose {able} or a folder")
-        found = DataSet(data, task, tuple(size or usual), root=os.path.abspath(os.path.join(data_dir, data)), seed=seed)
-    elif os.path.isdir(data) or data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification":
-        root = os.path.abspath(data)
-        name = re.sub(r"[^\w.-]+", "_", os.path.basename(root)) or "folder"
-        found = DataSet(name, task, size and tuple(size), root=root, seed=seed)
-    else:
+    tasks, usual = NAMED.get(data, (FOLDER_LAYOUTS, None))
+    listed = data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification"
+    if task not in tasks:
+        raise InputError(f"--data {data}: it has no targets for {task}; choose another, or a folder")
+    if not (data in NAMED or os.path.isdir(data) or listed):
         raise InputError(f"{printable(data)}: no such folder; give a folder or one of {', '.join(NAMED)}")
+    root = os.path.abspath(os.path.join(data_dir, data) if data in NAMED else data)
+    name = re.sub(r"[^\w.-]+", "_", os.path.basename(root)) or "folder"
+    own_size = scale and data != "scenes"
+    found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed)
     find_splits(found, data, on_error)
-    if scale and data != "scenes":  # the images' own size, not the one usual for a named set
-        found.size = size and tuple(size)
-    if scale and data != "scenes" or not found.size:
+    if own_size or not found.size:
         settle_size(found, scale)
+    least = 11 if task == "colorization" else 1  # SSIM's window
     if not (least <= min(found.size) and max(found.size) <= MAX_SIDE):
-        wrong, remedy = ("too small", "larger") if min(found.size) < least else ("too large", "smaller")
-        raise InputError("{}: its images are of {}x{}, {}; give a {} --size".format(
-            printable(found.root), *found.size, wrong, remedy))
+        raise InputError("{}: images of --size {} {}; height and width must lie between {} and {}".format(
+            printable(root), *found.size, least, MAX_SIDE))
     if task == "segmentation" and max(found.scale) < 0.5:
         found.notes.append("small things shrink with the images, to {:.0%} of their height and {:.0%} of their width; "
                            "--tile 256 256 trains on crops of images at their own size".format(*found.scale))
@@ -146,8 +102,8 @@ def find_splits(found: DataSet, data: str, on_error) -> None:
     if data == "scenes":
         found.splits = {split: Scenes(split) for split in SPLITS}
         found.classes = list(scenes.SCENE_TYPES) if task == "classification" else []
-        found.masks = SCENE_CLASSES if task == "segmentation" else None
-    elif data in NAMED and data != "camvid":
+        found.masks = SCENE_CLASSES
+    elif data in TORCHVISION:
         found.splits, found.classes, found.masks = find_torchvision(data, root, task)
     elif task == "classification":
         found.splits, found.classes = find_classification(root, found.notes, on_error)
@@ -158,7 +114,8 @@ def find_splits(found: DataSet, data: str, on_error) -> None:
         found.masks = read_classes(root) or (SCENE_CLASSES if data == "camvid" else None)
     else:
         found.splits = find_images(root, found.notes, on_error)
-    if task == "colorization":  # images alone
+    if task != "segmentation":
         found.masks = None
+    if task == "colorization":  # images alone
         for samples in found.splits.values():
             samples.targets = None

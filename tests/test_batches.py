@@ -1,6 +1,5 @@
 """The batches follow from (seed, epoch) alone, wherever they come from and however many processes share them."""
 import dataclasses
-import pickle
 
 import numpy as np
 import pytest
@@ -33,7 +32,6 @@ def test_in_memory_as_on_disk_and_from_any_step(split, tmp_path, monkeypatch):
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, workers=2), expected)
     np.save(tmp_path / "images.npy", split.images)
     mapped = dataclasses.replace(split, images=np.load(tmp_path / "images.npy", mmap_mode="r"))
-    assert len(pickle.dumps(mapped)) < len(pickle.dumps(split))  # as it goes to workers that are not forked
     monkeypatch.setattr(utils, "START_METHOD", "spawn")
     assert_same(utils.batches(mapped, 5, CPU, seed=3, epoch=2, workers=1), expected)
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])

