@@ -69,8 +69,8 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
             painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
         truth = color.colorfulness(rgb), color.gradient_energy(rgb)
         for name, image in painted.items():
-            rows[name].append(torch.stack([*color_metrics(image, rgb).values(), *truth], 1).cpu())
-    rows = {name: torch.cat(gather(parts)).numpy().astype(float) for name, parts in rows.items()}
+            rows[name].append(torch.stack([*color_metrics(image, rgb).values(), *truth], 1).cpu().numpy())
+    rows = {name: np.concatenate(gather(parts)).astype(float) for name, parts in rows.items()}
     scores = mean_metrics(rows["network"])
     if criterion:
         scores["loss"] = sum(gather([loss])) / len(split)

@@ -67,8 +67,9 @@ def test_hostile_checkpoints_are_stopped(tmp_path, monkeypatch):
     monkeypatch.setitem(limits.LIMITS, "work", 10)
     rows = grade("classification", tmp_path / "truth/test", tmp_path / "out", sorted(tmp_path.glob("*.pt")))
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "refused")
+    array = "memory" if torch.__version__ >= (2, 6) else ""  # before, torch itself refused it
     assert {name: row["reason"] for name, row in rows.items()} == {
-        "nested.pt": "time", "array.pt": "memory", "wide.pt": "memory", "large.pt": "work"}
+        "nested.pt": "time", "array.pt": array, "wide.pt": "memory", "large.pt": "work"}
 
 
 def jpeg(segment, count, image):
