@@ -119,7 +119,7 @@ def suit(args, data, recipe, device):
     batch = args.batch_size or min(recipe["batch_size"], max(samples // 50, least))
     steps = max(samples // batch, 1)
     suited |= {"batch_size": batch, "epochs": min(max(1500 // steps, 10), 150)}
-    if recipe["optimizer"] == "sgd" and not args.optimizer:
+    if recipe["optimizer"] == "sgd" and not (args.optimizer or args.batch_size):
         suited["lr"] = recipe["lr"] * batch / recipe["batch_size"]
     shown = (f"{key.replace('_', ' ')} {getattr(args, key, None) or value}" for key, value in suited.items())
     log(f"no recipe was tried on these images; taken: {', '.join(shown)}")
