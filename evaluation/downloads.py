@@ -2,7 +2,6 @@
 import csv
 import os
 import re
-import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +10,13 @@ from data import InputError
 from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
-from evaluation.submissions import list_place
+from evaluation.submissions import list_entries
 
-MOODLE = re.compile(r"(?P<name>[^/]+?)_(?P<id>\d+)_assignsubmission_(?P<kind>file|onlinetext)_?/?(?P<file>.*)", re.S)
-CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_[1-9]\d*_(?P<file>[^/]+)", re.S)
-LATER_ATTEMPT = re.compile(r"(.*)-(\d+)(\.[^.]*|)", re.S)  # Canvas writes work-1.zip for the second
+# The names in a download. Canvas writes work-1.zip for the second attempt; the empty groups are what Moodle lacks.
+MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?/?"
+                    r"(?P<file>(?P<stem>.*)(?P<later>)(?P<suffix>))", re.S)
+CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_[1-9]\d*_"
+                    r"(?P<file>(?P<stem>[^/]+?)(?:-(?P<later>\d+))?(?P<suffix>\.[^./]*)?)", re.S)
 
 
 class Submission(NamedTuple):
@@ -54,32 +55,25 @@ def of_student(name):
 def list_download(path):
     """The names of the files in a bulk download; none for any other folder or zip."""
     try:
-        names = [name for name, *_ in list_place(path) if not name.startswith((".", "__MACOSX"))]
-    except (zipfile.BadZipFile, OSError, ValueError):  # then it is one submission, which will be refused
+        names = [name for name, *_ in list_entries(path) if not name.startswith((".", "__MACOSX"))]
+    except Exception:  # whatever is wrong: then it is one submission, which will be refused
         return []
     return names if all(map(of_student, names)) else []
 
 
 def split_download(path, names):
     """A Submission for each student. Of files that differ in Canvas's number of the attempt the latest counts."""
-    students = defaultdict(lambda: defaultdict(dict))  # (name, id) -> file -> attempt -> (name in the download, match)
-    for name in sorted(names):
-        match = of_student(name)
-        if match.re is MOODLE and match["kind"] != "file":
-            continue  # a text typed into the page
-        file, attempt = match["file"], 1
-        if match.re is CANVAS and (later := LATER_ATTEMPT.fullmatch(file)):
-            file, attempt = later[1] + later[3], int(later[2]) + 1
-        students[nfc(match["name"]), match["id"]][file][attempt] = name, match
+    students = defaultdict(lambda: defaultdict(dict))  # (name, id) -> file -> attempt -> match
+    for match in map(of_student, sorted(names)):
+        file = match["stem"] + (match["suffix"] or "")
+        students[nfc(match["name"]), match["id"]][file][int(match["later"] or 0)] = match
     for (name, id), files in students.items():
         taken = [attempts[max(attempts)] for attempts in files.values()]
-        earlier = [match["file"] for attempts in files.values() for number, (_, match) in attempts.items()
-                   if number < max(attempts)]
+        earlier = [match["file"] for attempts in files.values() for match in attempts.values() if match not in taken]
         # Where there is a single file "work-1.zip", the number may be the student's own.
-        attempt = max((max(attempts) for attempts in files.values() if len(attempts) > 1), default=1)
-        late = any(match.re is CANVAS and match["late"] for _, match in taken)
-        yield Submission((path, tuple((entry, match["file"]) for entry, match in taken)), printable(name), {
-            "id": id, "late": "yes" if late else "", "attempt": attempt,
+        latest = max((max(attempts) for attempts in files.values() if len(attempts) > 1), default=0)
+        yield Submission((path, tuple((match[0], match["file"]) for match in taken)), printable(name), {
+            "id": id, "late": "yes" if any(match["late"] for match in taken) else "", "attempt": latest + 1,
             "earlier attempts": ", ".join(map(printable, earlier))})
 
 
@@ -89,30 +83,24 @@ def add_roster(path, submissions):
     Whoever of the roster handed in nothing comes with source None. Raises InputError.
     """
     try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--roster {printable(path)}: it is no CSV in UTF-8; save it anew") from error
-    rows = [{(key or "").strip().lower(): value.strip() for key, value in row.items() if isinstance(value, str)}
-            for row in csv.DictReader(lines)]
+        rows = [{(key or "").strip().lower(): value.strip() for key, value in row.items() if isinstance(value, str)}
+                for row in csv.DictReader(Path(path).read_text("utf-8-sig").splitlines())]
+    except UnicodeDecodeError:
+        rows = []
     if not rows or not {"name", "id"} <= rows[0].keys():
-        raise InputError(f"--roster {printable(path)}: its first line must hold name,id")
+        raise InputError(f"--roster {printable(path)}: its first line must hold name,id; save it as a CSV in UTF-8")
     left, students = list(submissions), []
     for row in rows:
         name, id = row.get("name", ""), row.get("id", "")
-        same = [each for each in left if id and each.cells.get("id") == id] or [
-            each for each in left if letters(each.name) in rotations(name)]
-        if same:
-            left.remove(same[0])
-        each = same[0] if same else Submission(None, printable(f"{name} {id}"), {})
+        found = [each for each in left if id and each.cells.get("id") == id] or [
+            each for each in left if same_name(os.path.splitext(each.name)[0], name)]
+        each = found[0] if found else Submission(None, printable(f"{name} {id}"), {})
+        left = [other for other in left if other is not each]
         students.append(each._replace(cells=each.cells | {f"roster {key}": value for key, value in row.items()}))
     return students + left
 
 
-def letters(name):
-    return "".join(filter(str.isalpha, nfc(os.path.splitext(name)[0]).casefold()))
-
-
-def rotations(name):
-    """A name's letters in all orders of first and last names: Canvas writes lastnamefirstname."""
-    words = re.findall(r"\w+", nfc(name).casefold())
-    return {letters("".join(words[i:] + words[:i])) for i in range(len(words))}
+def same_name(name, other):
+    """Whether two names have the same letters from some word on: Canvas writes lastnamefirstname."""
+    letters, others = ("".join(filter(str.isalpha, nfc(each).casefold())) for each in (name, other))
+    return 0 < len(letters) == len(others) and letters in 2 * others

@@ -3,8 +3,8 @@
 What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission.
 """
 import json
-import os
 import signal
+import sys
 import time
 import warnings
 from collections import deque
@@ -12,11 +12,6 @@ from multiprocessing import connection, get_context
 
 from data import InputError
 from data.cache import START_METHOD, follow_parent
-
-try:
-    import resource
-except ImportError:  # Windows: only time is limited there
-    resource = None
 
 LIMITS = {  # README.md shows the same table
     "time": 60,  # seconds for a submission, and more for each true image:
@@ -67,11 +62,13 @@ def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
                 process, job, _ = running.pop(reader)
                 result = (_receive(reader, process, memory) if ended else
                           Exceeded("time", f"it took more than {seconds:.0f} seconds"))
-                _end(process)
+                process.kill()
+                process.join()
                 yield job, result
     finally:
         for process, *_ in running.values():
-            _end(process)
+            process.kill()
+            process.join()
 
 
 def _work(writer, function, job, memory):
@@ -80,11 +77,11 @@ def _work(writer, function, job, memory):
     _limit_memory(memory)
     warnings.simplefilter("ignore")  # what libraries think of a stranger's file is no news for a terminal
     try:
-        answer = {"result": function(job)}
+        answer = [function(job)]
     except (MemoryError, RuntimeError) as error:  # RuntimeError is torch's
         if not is_out_of_memory(error):
             raise
-        answer = {"limit": "memory"}
+        answer = []
     writer.send_bytes(json.dumps(answer).encode())
 
 
@@ -92,30 +89,23 @@ def _receive(reader, process, memory):
     """The process's result, an Exceeded, or None where the system killed it."""
     try:
         answer = json.loads(reader.recv_bytes(LIMITS["result"]))
+        return answer[0] if answer else Exceeded("memory", f"it needs more than {memory / (1 << 30):.1f} GB of memory")
     except EOFError:
         process.join()
         died = Exceeded("died", "the process that read it died: something in it is damaged, or made to do harm")
         return None if process.exitcode == -getattr(signal, "SIGKILL", 9) else died
     except OSError:
         return Exceeded("result", "there is more to say of it than fits in a result")
-    if "limit" in answer:
-        return Exceeded("memory", f"it needs more than {memory / (1 << 30):.1f} GB of memory")
-    return answer["result"]
-
-
-def _end(process):
-    process.kill()
-    process.join()
-    process.close()
 
 
 def _limit_memory(allowance):
     """Let this process take `allowance` bytes more than it has now. Only Linux can."""
-    if resource and os.path.exists("/proc/self/statm"):
+    if sys.platform == "linux":
+        import resource
+
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count what is only reserved
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory is short all the same, the system ends this process first
 

@@ -3,7 +3,6 @@
 All of it happens in a process with limits, see limits.py. What the files mean stands in predictions.py. Complaints go
 to `troubles`, which has a list of lines for each of TROUBLES.
 """
-import contextlib
 import gzip
 import hashlib
 import io
@@ -12,10 +11,8 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from functools import partial
-
-from PIL import UnidentifiedImageError
+from pathlib import Path
 
 from data import InputError
 from data.images import printable, stop
@@ -23,22 +20,21 @@ from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
 
 TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size", "unreadable", "out of range",
             "refused")
-LINK = "a link; hand in the file itself"
+NOT_PLAIN = "not a plain file but a link or a device; hand in the file itself"
+WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin")
+REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack the files as a .zip") | dict.fromkeys(
+    WEIGHTS, "your own network's file cannot be run, only its predictions are graded")
 
 
 def is_checkpoint(source):
     """Whether a source is a network's file, or a run's folder; of a bulk download it cannot be one."""
-    return isinstance(source, str) and (
-        source.lower().endswith(".pt") or os.path.isfile(os.path.join(source, "best.pt")))
+    if not isinstance(source, str):
+        return False
+    file = os.path.join(source, "best.pt") if os.path.isdir(source) else source
+    return file.lower().endswith(".pt") and os.path.isfile(file) and not os.path.islink(file)
 
 
-def why_not_plain(path):
-    """Why a path is refused that is neither a file nor a folder, or None."""
-    mode = os.lstat(path).st_mode
-    return LINK if stat.S_ISLNK(mode) else None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a plain file"
-
-
-def say_why(error, path=""):
+def say_why(error, source=""):
     """What a student reads of an error: one sentence, without paths of this computer and without Python's words.
 
     Raises the error again where memory is short: that ends a submission as a whole.
@@ -46,33 +42,26 @@ def say_why(error, path=""):
     if is_out_of_memory(error):
         raise error
     if isinstance(error, InputError):
-        folder = os.path.dirname(path if isinstance(path, str) else path[0])
-        return printable(str(error).replace(f"{folder}{os.sep}", "") if folder else str(error))
-    if isinstance(error, UnidentifiedImageError):
-        return "no image that can be read"
-    if isinstance(error, zipfile.BadZipFile):
-        return "no zip, or a damaged one"
+        folder = os.path.join(os.path.dirname(source), "") if isinstance(source, str) else ""
+        return printable(str(error).replace(folder, ""))
     if isinstance(error, OSError) and error.errno is not None:
         return f"it cannot be opened: {error.strerror}"
-    return "damaged, or written in an unusual way; write it anew"
+    return "damaged, or not what its name says; write it anew"
 
 
 def content_digest(source):
-    """A hash of a submission's name and content, or None where that cannot be read or is too large."""
+    """A hash of a submission's content, or None where that cannot be read or is too large."""
+    digest = hashlib.sha256()
     try:
         whole = isinstance(source, str) and not os.path.isdir(source)  # a zip need not be unpacked for this
         entries = [plain_entry(source, os.path.basename(source))] if whole else list_entries(source)
-        digest = hashlib.sha256(os.path.basename(source).encode(errors="surrogateescape") if isinstance(source, str)
-                                else repr(source[1]).encode(errors="surrogateescape"))
         for name, size, reason, read in itertools.islice(entries, LIMITS["files"] + 1):
-            digest.update(repr((name, size, reason)).encode(errors="surrogateescape"))
             if size > LIMITS["archive"]:
                 return None
-            if reason is None:
-                digest.update(hashlib.sha256(read()).digest())
-        return digest.hexdigest()
-    except (OSError, InputError, zipfile.BadZipFile):
+            digest.update(repr((name, size, reason or hashlib.sha256(read()).digest())).encode())
+    except Exception:  # whatever is wrong will be said when it is graded
         return None
+    return digest.hexdigest()
 
 
 # ------------------------------------------ entries: (name, bytes, why it is refused or none, a function that reads it)
@@ -84,88 +73,75 @@ def list_entries(source):
     A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...)).
     """
     path, chosen = (source, None) if isinstance(source, str) else (source[0], dict(source[1]))
-    if reason := why_not_plain(path):
-        stop(reason)
-    for name, *entry in list_place(path):
+    mode = os.lstat(path).st_mode
+    if stat.S_ISDIR(mode):
+        files = (each for each in sorted(Path(path).rglob("*")) if each.is_symlink() or not each.is_dir())
+        entries = (plain_entry(each, each.relative_to(path).as_posix()) for each in files)
+    elif stat.S_ISREG(mode) and path.lower().endswith(".zip"):
+        entries = list_zip(path)
+    else:
+        entries = [plain_entry(path, os.path.basename(path))]
+    for name, *entry in entries:
         if chosen is None or name in chosen:
             yield name if chosen is None else chosen[name], *entry
 
 
-def list_place(path):
-    """Yield the entries of a whole folder, zip or file."""
-    if os.path.isdir(path):
-        for place, folders, files in os.walk(path):  # follows no links
-            folders.sort()
-            for file in sorted(files + [folder for folder in folders if os.path.islink(os.path.join(place, folder))]):
-                full = os.path.join(place, file)
-                yield plain_entry(full, os.path.relpath(full, path).replace(os.sep, "/"))
-    elif path.lower().endswith(".zip"):
-        yield from list_zip(zipfile.ZipFile(path))
-    else:
-        yield plain_entry(path, os.path.basename(path))
-
-
 def plain_entry(path, name):
-    return name, os.lstat(path).st_size, why_not_plain(path), partial(read_plain, path)
+    found = os.lstat(path)
+    return name, found.st_size, None if stat.S_ISREG(found.st_mode) else NOT_PLAIN, partial(read_plain, path)
 
 
 def read_plain(path):
     """The bytes of a file, at most one more than an archive may have. What else took its place is refused."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has only the first
     with open(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            stop("not a plain file")
+            stop(NOT_PLAIN)
         return file.read(LIMITS["archive"] + 1)
 
 
-def list_tar(data):
-    """Yield the entries of a .tar or .tar.gz, bytes."""
-    if data[:2] == b"\x1f\x8b":
-        with gzip.open(io.BytesIO(data)) as file:
-            data = file.read(min(LIMITS["archive"], LIMITS["ratio"] * len(data) + (1 << 20)) + 1)
-    archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:")
-    for number, entry in enumerate(archive):
-        if number > LIMITS["files"]:
-            raise Exceeded("files", f"more than {LIMITS['files']:,} files")
-        leads_out = entry.name[:1] == "/" or ".." in entry.name.split("/")
-        reason = "leads out of the archive" if leads_out else None if entry.isreg() else "not a plain file"
-        if not entry.isdir():
-            yield entry.name, entry.size, reason, lambda entry=entry: archive.extractfile(entry).read()
-
-
-def list_zip(archive):
-    """Yield the entries of an open zip."""
+def list_zip(file):
+    """Yield the entries of a zip: a path, or an open file."""
+    archive = zipfile.ZipFile(file)
     for entry in archive.infolist():
-        name = entry.filename
-        if not entry.flag_bits & 0x800:
-            with contextlib.suppress(UnicodeError):  # a Mac writes UTF-8 and does not say so
-                name = name.encode("cp437").decode()
-        name = name.replace("\\", "/")
         ratio = entry.file_size / max(entry.compress_size, 1)
-        reason = ("leads out of the archive" if name[:1] == "/" or ".." in name.split("/") or name[1:2] == ":"
-                  else LINK if stat.S_ISLNK(entry.external_attr >> 16)
-                  else "encrypted" if entry.flag_bits & 1
+        reason = (NOT_PLAIN if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)
+                  else "encrypted; pack it without a password" if entry.flag_bits & 1
                   else f"unpacks to {ratio:.0f} times its size (limit: ratio)"
                   if ratio > LIMITS["ratio"] and entry.file_size > 1 << 20 else None)
         if not entry.is_dir():
-            # As long as the entry says: archive.read would unpack all there is.
-            yield name, entry.file_size, reason, lambda entry=entry: archive.open(entry).read(entry.file_size)
+            yield entry.filename.replace("\\", "/"), entry.file_size, reason, partial(read_zipped, archive, entry)
+
+
+def read_zipped(archive, entry):
+    """The bytes of an entry, as many as it says: archive.read would unpack all there is."""
+    return archive.open(entry).read(min(entry.file_size, LIMITS["archive"] + 1))
+
+
+def list_tar(file):
+    """Yield the entries of an open tar."""
+    archive = tarfile.open(fileobj=file, mode="r:")
+    for entry in archive:
+        if not entry.isdir():
+            reason = None if entry.isreg() else NOT_PLAIN
+            yield entry.name, entry.size, reason, lambda entry=entry: archive.extractfile(entry).read()
 
 
 def unpack(name, size, reason, read, depth=0):
     """Yield an entry as it is or, if it is an archive, the entries in that."""
     lower, inner = name.lower(), []
-    if lower.endswith((".7z", ".rar")):
-        reason = reason or "such an archive cannot be read; pack the files as a .zip"
     packed = lower.endswith((".zip", ".tar", ".tar.gz", ".tgz")) and not reason
-    if packed and (size > LIMITS["archive"] or depth == 2):
-        reason = f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others (limit: archive)"
-    elif packed:
+    if packed:
         try:
             data = read()
-            inner = list(list_zip(zipfile.ZipFile(io.BytesIO(data))) if lower.endswith(".zip") else list_tar(data))
-        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error):
-            reason = "a damaged archive"
+            if lower.endswith("gz"):
+                data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LIMITS["archive"] + 1)
+            if depth == 2 or len(data) > LIMITS["archive"]:
+                raise Exceeded("archive", f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others")
+            entries = (list_zip if lower.endswith(".zip") else list_tar)(io.BytesIO(data))
+            inner = list(itertools.islice(entries, LIMITS["files"] + 1))
+        except Exception as error:  # malformed archives raise nearly anything
+            reason = say_why(error)
     if reason or not packed:
         yield name, size, reason, read
     for each, *entry in inner:
@@ -182,10 +158,13 @@ def list_files(source, troubles):
             raise Exceeded("files", f"more than {LIMITS['files']:,} files")
         if total > LIMITS["bytes"]:
             raise Exceeded("bytes", f"more than {LIMITS['bytes'] >> 30} GB")
-        reason = reason or (f"larger than {LIMITS['file'] >> 20} MB (limit: file)" if size > LIMITS["file"] else
-                            "there twice" if name in files else None)
+        parts = name.split("/")
+        reason = (reason or REFUSED.get(os.path.splitext(name)[1].lower())
+                  or ("leads out of the archive" if "" in parts or ".." in parts
+                      else f"larger than {LIMITS['file'] >> 20} MB (limit: file)" if size > LIMITS["file"]
+                      else "there twice" if name in files else None))
         if reason:
             troubles["refused"].append(f"{printable(name)}: {reason}")
-        elif not any(part[:1] == "." or part == "__MACOSX" for part in name.split("/")):
+        elif not any(part[0] == "." or part == "__MACOSX" for part in parts):
             files[name] = read
     return files
