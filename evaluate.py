@@ -6,7 +6,6 @@
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
     python evaluate.py report --seeds 1
 """
-import argparse
 from functools import partial
 
 from data import InputError
@@ -20,7 +19,7 @@ from evaluation.predicting import predict
 from evaluation.reporting import add_report_arguments, report
 from evaluation.segmentation import score_segmentation
 from training.checkpoint import load_predictor
-from training.settings import run_main, setup
+from training.settings import Parser, run_main, setup
 
 SCORE = {"segmentation": score_segmentation, "classification": score_classification,
          "colorization": partial(score_colorization, baselines=True)}
@@ -45,7 +44,7 @@ def score(args):
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(function, text):

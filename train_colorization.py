@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data import InputError
 from data.augment import augment
 from data.sources import open_data
 from evaluation import print_scores
@@ -55,6 +56,8 @@ def main(args):
     with main_process_first():  # it fills the cache
         data = open_data(args.data, "colorization", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    if np.ptp(train.images[evenly(len(train), 100)], axis=1).max() <= 2:
+        raise InputError(f"--data {args.data}: all images are grey, so there are no colours to learn")
     args = settings.fill_in(args, data, RECIPES, BEST_ON, "runs/colorization/unet-{target}-" + data.name
                             + ("" if args.skips else "-noskips"), device)
 

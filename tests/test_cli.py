@@ -431,6 +431,7 @@ def test_predict_uses_or_names_every_image(run, here):
     (("train_segmentation.py", "--data", "empty"), "empty"),
     (("train_segmentation.py", "--size", "0", "128"), "--size"),
     (("train_segmentation.py", "--model", "vgg"), "--model"),
+    (("train_segmentation.py", "--widht", "8"), "--widht 8; do you mean --width?"),
     (("train_segmentation.py", "--tile", "32", "32", "--size", "32", "40"), "--size"),
     (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
     (("train_segmentation.py", "--seed", "-1"), "--seed"),
@@ -450,6 +451,26 @@ def test_mistakes_are_one_line_and_code_2(run, here, words, expected):
     code, _, err = run(*words)
     assert code == 2 and expected in err.splitlines()[-1] and "Traceback" not in err
     assert not (here / "runs").exists()
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(here):
+    (here / "talk.py").write_text(f"""import sys
+sys.path.insert(0, {str(ROOT)!r})
+from training.settings import Parser, run_main
+parser = Parser()
+parser.set_defaults(debug=False)
+run_main(lambda args: print("epoch\\n" * 10**6), parser)
+""")
+    done = subprocess.run(["bash", "-c", f"{sys.executable} talk.py | head -1; exit ${{PIPESTATUS[0]}}"],
+                          capture_output=True, text=True, cwd=here)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "epoch\n", "")
+
+
+def test_grey_images_have_no_colours_to_learn(run, here):
+    for i in range(30):
+        Image.fromarray(np.full((16, 16), 8 * i, np.uint8)).save(here / f"{i}.png")
+    code, _, err = run("train_colorization.py", "--data", ".", "--out", "../run", "--data-dir", "../data")
+    assert code == 2 and "all images are grey" in err
 
 
 def test_settings_suit_a_folder_of_one_s_own(run, here, caches):

@@ -1,7 +1,9 @@
 """Settings of a run: the flags, the recipe that fills them in, the device and its precision, errors in one line."""
 import argparse
+import difflib
 import math
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -24,33 +26,49 @@ SCHEDULES = ("none", "step", "multistep", "cosine", "onecycle", "linear")
 OLDER_GPUS = 'pip install "torch<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'  # before sm_75
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose description keeps its lines, and whose errors are one line that names the nearest flag."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message):
+        typed = re.search("unrecognized arguments: (--[^ =]+)", message)
+        near = difflib.get_close_matches(typed[1], self._option_string_actions, 1) if typed else ()
+        self.exit(refuse(message + "".join(f"; do you mean {flag}?" for flag in near)))
+
+
 def get_args_parser(description, task, models, out):
     """The flags that every training script has. Those left out of the command line come from the recipe."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description)
     parser.set_defaults(task=task)
-    add = parser.add_argument
-    add("--model", choices=models, default=models[0])
+    add = parser.add_argument_group("data").add_argument
     add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
     add("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
+    add = parser.add_argument_group("network").add_argument
+    add("--model", choices=models, default=models[0], help=f"default: {models[0]}")
+    add("--width", type=positive_int, help="channels of the first layer (default: the recipe's)")
     add("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
+    add = parser.add_argument_group("training; the recipe gives the defaults").add_argument
     add("--recipe", choices=("best", "report"), default="best", help="our settings for that data set, or the report's")
-    add("--epochs", type=positive_int, help="from here down to --width, the default is the recipe's")
+    add("--epochs", type=positive_int)
     add("--batch-size", type=positive_int)
     add("--lr", type=positive_float)
     add("--optimizer", choices=OPTIMIZERS)
     add("--schedule", choices=SCHEDULES, help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
     add("--weight-decay", type=not_negative(float))
-    add("--width", type=positive_int, help="channels of the first layer")
+    add("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
+    add("--seed", type=not_negative(int), default=0, help="default: 0")
+    add = parser.add_argument_group("machine").add_argument
     add("--workers", type=not_negative(int), help="loader processes (default: up to 4 with CUDA, else 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: auto, the fastest")
     add("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     add("--compile", action="store_true", help="torch.compile the network: slow to start, faster after that on CUDA")
-    add("--seed", type=not_negative(int), default=0)
+    add = parser.add_argument_group("run").add_argument
     add("--out", help=f"the run's folder (default: runs/{task}/{out})")
     add("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
-    add("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
     add("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     add("--dry-run", action="store_true", help="check data, memory and time without training")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -148,6 +166,7 @@ def run_main(main, parser):
     args = parser.parse_args()
     try:
         code = main(follow_run(args, parser))
+        sys.stdout.flush()
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # ends the unfinished loops, and so their loader processes
         code = handle(error, args.debug)
@@ -160,6 +179,9 @@ def handle(error, debug):
     """The exit code after an error, whose line is printed. Raises it again where it is a bug of ours."""
     if isinstance(error, (SystemExit, KeyboardInterrupt)):  # after a signal or a dry run, or a second Ctrl-C
         return getattr(error, "code", 130)
+    if isinstance(error, BrokenPipeError):  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     advice = explain(error)
     if debug or advice is None:
         raise error
