@@ -91,7 +91,8 @@ def main(args):
     if args.dry_run:
         settings.check_everything(args, "segmentation")
     with main_process_first():  # it fills the cache
-        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1))
+        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1),
+                         foreground=args.foreground)
     args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}", device)
     tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
@@ -102,7 +103,7 @@ def main(args):
 
     # 3. Training: best is chosen on val
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
-    run = Run(args, device, dtype, network, data, model, **tiles)
+    run = Run(args, device, dtype, network, data, model, foreground=args.foreground, **tiles)
     for epoch in run.epochs():
         small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures what is largest
         size = shrink(largest) if small else largest
@@ -127,6 +128,7 @@ def get_args_parser():
     parser = settings.get_args_parser(__doc__, "segmentation", models=("unet", "fcn32"), out="<model>-<data>")
     parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
                         help="train on random crops of images, which keep their own size")
+    parser.add_argument("--foreground", action="store_true", help="all that is not 0 in a mask is one class")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
     return parser
 

@@ -29,6 +29,10 @@ class Classes(NamedTuple):
     void_ids: set[int]
 
 
+# --foreground: all that is not 0.
+FOREGROUND = Classes({0: "background"} | dict.fromkeys(range(1, 256), "foreground"), {}, set())
+
+
 def palette(count: int) -> list[tuple[int, int, int]]:
     """`count` distinct colours, PASCAL VOC's: the bits of the id spread over the high bits of r, g and b."""
     return [tuple(sum((i >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
@@ -116,17 +120,21 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     return Classes({id: f"class {id}" for id in range(ids[-1] + 1)}, {}, {VOID} & set(values)), note
 
 
-def read_mask(path, colors=None) -> np.ndarray:
-    """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. `colors`: see
-    `by_palette`. A mask whose alpha channel alone has a shape is read as that, 0 and 255. Raises InputError."""
+def read_mask(path, classes: Classes | None = None) -> np.ndarray:
+    """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError.
+
+    A mask whose alpha channel alone has a shape is read as that, 0 and 255.
+    """
     with open_image(path) as file:
-        image = by_palette(ImageOps.exif_transpose(file), colors)
+        image = by_palette(ImageOps.exif_transpose(file), classes and classes.colors)
         spread = np.ptp(image.getextrema(), -1) if image.mode in ("RGBA", "LA") else [0]
         if spread[-1] and not any(spread[:-1]):
             image = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
         elif len(image.getbands()) > 1:
             image = image.convert("L" if image.mode == "LA" else "RGB")
     values = np.asarray(image)
+    if classes == FOREGROUND:  # also of more than 255 objects
+        return np.uint8(values != 0 if values.ndim == 2 else (values != 0).any(2))
     whole = values.dtype.kind in "biu" or (values == values.round()).all()
     if whole and 0 <= values.min() and values.max() <= 255:
         return values.astype(np.uint8)

@@ -110,7 +110,7 @@ class Samples:
         if size != image_size:
             raise InputError(f"{printable(path)}: height and width are {size}, but {image_size} for its image "
                              f"{printable(self.images[i])}{', which EXIF data turn' * turned}; make them equal")
-        raw = read_mask(path, classes and classes.colors)
+        raw = read_mask(path, classes)
         return decode_mask(raw, classes, path) if classes else as_ids(raw, path), turned
 
     def mask_values(self, i: int, data: DataSet) -> np.ndarray:

@@ -13,7 +13,7 @@ from data.download import TORCHVISION, fetch_camvid, find_torchvision
 from data.folders import (FOLDER_LAYOUTS, SPLITS, find_classification, find_images, find_listed, find_segmentation,
                           settle_size)
 from data.images import printable, stop
-from data.masks import Classes, read_classes
+from data.masks import FOREGROUND, Classes, read_classes
 from data.samples import DataSet, Scenes
 
 MAX_SIDE = 8192  # of the training size
@@ -30,16 +30,20 @@ SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes
 
 
 def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data", seed: int = 0,
-              splits=SPLITS, scale=None, levels=None) -> DataSet:
+              splits=SPLITS, scale=None, levels=None, foreground=False, whole=False) -> DataSet:
     """Open a data set at a size: find its files, hold out the splits that are missing, decode it into the cache once.
 
     data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
     (height, width), by default the data set's own; with a scale, the commonest image's own times that. seed: draws the
     scenes, and the splits that are made here. splits: those needed. levels: read_image's, by default the images' own.
+    foreground: whether all that is not 0 in a mask is one class. whole: whether a folder without splits is the split
+    asked for, and nothing is held out.
     Raises InputError where the data are not in order.
     """
-    found = find_source(data, task, size, data_dir, seed, scale=scale)
+    found = find_source(data, task, size, data_dir, seed, scale=scale, foreground=foreground)
     found.levels = levels and tuple(levels)
+    if whole and found.splits.keys() == {"train"}:
+        found.splits = {splits[0]: found.splits["train"]}
     for split in splits:
         if split not in (*found.splits, *found.missing):
             raise InputError(f"{printable(found.root)}: no {split} split; a folder for {task} holds "
@@ -50,12 +54,12 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
 
 
 def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data",
-               seed: int = 0, scale=None) -> tuple[list[str], list[str]]:
+               seed: int = 0, scale=None, foreground=False) -> tuple[list[str], list[str]]:
     """Open a data set as `open_data` does, for --dry-run, but collect all problems: (lines that describe it, problems).
     """
     problems = []
     try:
-        found = find_source(data, task, size, data_dir, seed, problems.append, scale)
+        found = find_source(data, task, size, data_dir, seed, problems.append, scale, foreground)
         open_cache(found, data_dir, problems)
     except InputError as error:
         return [], [*problems, str(error)]
@@ -69,7 +73,8 @@ def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_d
     return lines, problems
 
 
-def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop, scale=None) -> DataSet:
+def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop, scale=None,
+                foreground=False) -> DataSet:
     """Find the files of a named data set or a folder. Nothing is held out or decoded yet."""
     tasks, usual = NAMED.get(data, (FOLDER_LAYOUTS, None))
     listed = data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification"
@@ -82,6 +87,7 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
     own_size = scale and data != "scenes"
     found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed)
     find_splits(found, data, on_error)
+    found.masks = FOREGROUND if foreground else found.masks
     if own_size or not found.size:
         settle_size(found, scale)
     least = 11 if task == "colorization" else 1  # SSIM's window

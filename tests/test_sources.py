@@ -299,6 +299,27 @@ def test_a_test_folder_without_masks_is_for_predictions(tmp_path, opened):
     assert "\n" not in str(error.value)
 
 
+def test_foreground_is_all_that_is_not_0(tmp_path):
+    """Numbered objects, also more than 255 of them, are one class."""
+    for i in range(30):
+        path = tmp_path / "data"
+        objects = np.zeros((16, 20), np.uint16)
+        objects[4:8, 2:6], objects[10:12, 10:15] = i + 1, 300 + i
+        for kind, array in (("images", np.uint8(objects > 0) * 200), ("masks", objects)):
+            (path / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path / kind / f"{i}.png")
+    with pytest.raises(InputError, match="from 0 to 255"):
+        open_data(str(path), "segmentation", None, str(tmp_path / "cache"))
+    data = open_data(str(path), "segmentation", None, str(tmp_path / "cache"), foreground=True)
+    assert data.classes == ["background", "foreground"] and data.ids == [0, 1]
+    assert all((mask == (image[0] > 0)).all() for split in data.splits.values()
+               for image, mask in zip(split.images, split.targets))
+    # A folder without splits that a run is scored on is scored as a whole.
+    whole = open_data(str(path), "segmentation", None, str(tmp_path / "cache"), 0, ("test",), foreground=True,
+                      whole=True)
+    assert len(whole.splits["test"]) == 30
+
+
 def test_cvat_export_and_ids_of_one_name(tmp_path, opened):
     colors = np.array([[0, 0, 0], [250, 50, 83], [51, 221, 255]], np.uint8)
     for i in range(10):
