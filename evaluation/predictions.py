@@ -78,7 +78,8 @@ def read_images(truth, files, troubles):
     for index, names in sorted(match_files(truth, files, troubles).items()):
         read = {name: read_one(truth, index, name, files[name], troubles) for name in names}
         ranks = {name: (bool(read[name][1]), rank_file(name)) for name in names if read[name]}
-        best = [name for name, rank in ranks.items() if rank == min(ranks.values())]
+        first = min(ranks.values(), default=None)
+        best = [name for name, rank in ranks.items() if rank == first]
         chosen = sorted({read[name][0].tobytes(): name for name in reversed(best)}.values())  # of equal ones the first
         troubles["extra"] += [f"{printable(name)}: {printable(best[0])} was taken for that image"
                               for name in ranks if name not in best]
