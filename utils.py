@@ -282,19 +282,17 @@ def new_figure(rows, columns, width, height):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def plot_curves(histories, path):
-    """A panel for the training loss and each score on val; `histories`: label -> rows of metrics.csv."""
-    columns = [key for key in list(histories.values())[0][0] if key == "train_loss" or key.startswith("val_")]
+def plot_curves(history, path):
+    """A panel for the training loss and for each score on val; history: rows of metrics.csv."""
+    columns = [key for key in history[0] if key == "train_loss" or key.startswith("val_")]
     figure, axes = new_figure(1, len(columns), 4.2 * len(columns), 3.4)
     for axis, column in zip(axes[0], columns):
-        for label, history in histories.items():
-            values = [float(row[column]) for row in history]
-            axis.plot([int(row["epoch"]) for row in history], values, marker=".", label=label)  # one epoch is no line
-        axis.set(title=column.replace("_", " "), xlabel="epoch")
+        epochs, values = zip(*((int(row["epoch"]), float(row[column])) for row in history))
+        axis.plot(epochs, values, marker=".")  # one epoch is no line
+        better = "lower" if column.endswith(("loss", "delta_e")) else "higher"
+        axis.set(title=f"{column.replace('_', ' ')} ({better} is better)", xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    if len(histories) > 1:
-        axes[0][0].legend()
     save_figure(figure, path)
 
 

@@ -89,13 +89,14 @@ def mean_metrics(rows):
 
 @torch.inference_mode()
 def draw_colorization(predictor, split, path):
-    """Grey, prediction and truth side by side for six images spread evenly over a split."""
+    """Grey, prediction, with its CIEDE2000, and truth for six images spread evenly over a split."""
     images = np.asarray(split.images[evenly(len(split), 6)])
     rgb = torch.from_numpy(images).to(predictor.device).float() / 255
     lightness, _ = lightness_and_ab(rgb)
     prediction = paint(predictor(lightness), lightness, predictor.metadata)
-    columns = map(to_images, (with_colors(lightness), prediction, rgb))
-    plot_images(list(zip(*columns)), [("grey", "prediction", "truth")], path)
+    differences = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(rgb)).mean((1, 2)).tolist()
+    titles = [("grey", f"prediction, CIEDE2000 {difference:.1f}", "truth") for difference in differences]
+    plot_images(list(zip(*map(to_images, (with_colors(lightness), prediction, rgb)))), titles, path)
 
 
 @torch.inference_mode()

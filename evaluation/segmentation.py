@@ -49,13 +49,15 @@ def score_segmentation(predictor, split, outlines=True):
 
 @torch.inference_mode()
 def draw_segmentation(predictor, split, path):
-    """Image, truth and prediction side by side for six images spread evenly over a split."""
-    chosen, colors = utils.evenly(len(split), 6), predictor.metadata["colors"]
+    """Image, truth and prediction, with its mIoU, for six images spread evenly over a split."""
+    chosen, classes, colors = utils.evenly(len(split), 6), predictor.metadata["classes"], predictor.metadata["colors"]
     images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
-    prediction = predicted_classes(predictor, torch.from_numpy(images).to(predictor.device)).cpu().numpy()
+    prediction = predicted_classes(predictor, torch.from_numpy(images).to(predictor.device)).cpu()
+    scores = utils.segmentation_scores(utils.pixel_counts(torch.from_numpy(truth), prediction, len(classes)))["miou"]
     rows = [(image.transpose(1, 2, 0), utils.colorize_mask(t, colors), utils.colorize_mask(p, colors))
-            for image, t, p in zip(images, truth, prediction)]
-    utils.plot_images(rows, [("image", "truth", "prediction")], path, list(zip(predictor.metadata["classes"], colors)))
+            for image, t, p in zip(images, truth, prediction.numpy())]
+    titles = [("image", "truth", f"prediction, mIoU {score:.2f}") for score in scores]
+    utils.plot_images(rows, titles, path, [*zip(classes, colors), ("void", (0, 0, 0))])
 
 
 @torch.inference_mode()

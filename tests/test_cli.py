@@ -127,8 +127,8 @@ def test_a_run_is_drawn_while_it_trains(run, here, street, caches, monkeypatch):
     """After every epoch its curves, of a single epoch too, and at every new best network what that predicts on val."""
     drawn, plot = [], utils.plot_curves
     monkeypatch.setattr(training.run, "DRAWING_PAUSE", 0)
-    monkeypatch.setattr(training.run, "plot_curves", lambda histories, path: (
-        plot(histories, path), drawn.append((len(histories["run"]), path.with_name("predictions.png").exists()))))
+    monkeypatch.setattr(training.run, "plot_curves", lambda history, path: (
+        plot(history, path), drawn.append((len(history), path.with_name("predictions.png").exists()))))
     words = ("--data", street, "--data-dir", caches, *QUICK, "--epochs", 2, "--out", "run")
     for script in ("train_segmentation.py", "train_colorization.py"):
         code, _, err = run(script, *words)
@@ -136,7 +136,7 @@ def test_a_run_is_drawn_while_it_trains(run, here, street, caches, monkeypatch):
         assert drawn[:2] == [(1, False), (2, True)] and len(drawn) == 3
         drawn.clear()
     one = here / "one.png"
-    plot({"run": [{"epoch": 1, "train_loss": 0.5}]}, one)
+    plot([{"epoch": 1, "train_loss": 0.5}], one)
     blue = (np.array(Image.open(one).convert("RGB")).astype(int) * [-1, -1, 2]).sum(2) > 150
     assert blue.sum() > 4  # a dot
 

@@ -221,7 +221,7 @@ class Run:
             "images_per_second": round(images / sum(steady), 2),
             "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
-        plot_curves({self.folder.name: self.history}, self.folder / "curves.png")
+        plot_curves(self.history, self.folder / "curves.png")
         if self.epoch >= 4 and self.best["epoch"] <= self.epoch / 2:
             log(f"val has not improved since epoch {self.best['epoch']}: look at curves.png; more images or a lower "
                 "--lr may help, and --patience ends such a run earlier")
@@ -247,7 +247,7 @@ def print_epoch(run):
         log(f"val has not improved since epoch {run.best['epoch']}: training ends, as --patience says")
     if time.monotonic() - run.drawn < DRAWING_PAUSE:
         return False
-    plot_curves({run.folder.name: run.history}, run.folder / "curves.png")
+    plot_curves(run.history, run.folder / "curves.png")
     run.drawn = time.monotonic()
     return True
 
