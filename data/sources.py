@@ -9,7 +9,6 @@ import re
 
 from data import InputError, scenes
 from data.cache import open_cache
-from data.download import TORCHVISION, fetch_camvid, find_torchvision
 from data.folders import (FOLDER_LAYOUTS, SPLITS, find_classification, find_images, find_listed, find_segmentation,
                           settle_size)
 from data.images import printable, stop
@@ -103,14 +102,16 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
 def find_splits(found: DataSet, data: str, on_error) -> None:
     """Find the samples of a data set's splits, and its classes as far as files tell them."""
     root, task = found.root, found.task
+    if data in NAMED and data != "scenes":
+        from data import download  # with torchvision, which takes a second to import
     if data == "camvid" and not os.path.isdir(root):
-        fetch_camvid(root, SCENE_CLASSES)
+        download.fetch_camvid(root, SCENE_CLASSES)
     if data == "scenes":
         found.splits = {split: Scenes(split) for split in SPLITS}
         found.classes = list(scenes.SCENE_TYPES) if task == "classification" else []
         found.masks = SCENE_CLASSES
-    elif data in TORCHVISION:
-        found.splits, found.classes, found.masks = find_torchvision(data, root, task)
+    elif data in NAMED and data != "camvid":
+        found.splits, found.classes, found.masks = download.find_torchvision(data, root, task)
     elif task == "classification":
         found.splits, found.classes = find_classification(root, found.notes, on_error)
     elif os.path.isfile(root):

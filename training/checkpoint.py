@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from data import InputError
@@ -109,6 +108,8 @@ def for_inference(model, device, dtype):
 
 def imagenet_weights(depth):
     """torchvision's ImageNet weights of "resnet18" or "resnet34", without the classifier's head. Raises InputError."""
+    import torchvision  # takes a second
+
     try:
         weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
     except (OSError, RuntimeError, ValueError) as error:

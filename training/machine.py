@@ -4,11 +4,11 @@ import math
 import os
 import platform
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 from training.checkpoint import autocast, one_line
 from utils import keep_on_gpu, log
@@ -25,7 +25,7 @@ def describe_machine(device):
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         name = torch.cpu.get_capabilities().get("cpu_name", name)
     return {"device": str(device), "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
+            "python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
             "numpy": np.__version__, "pillow": PIL.__version__}
 
 
