@@ -18,18 +18,20 @@ from evaluation.colorization import predict_colorization
 from evaluation.segmentation import predict_segmentation, with_palette
 from training.checkpoint import load_predictor
 from training.settings import explain, refuse, setup
-from utils import save_image, write_csv
+from utils import read_csv, save_image, write_csv
 
 
 def predict(args):
     """Write a mask and an overlay, or the colours, for each image, or labels.csv; a bad image stops no other.
 
-    predictions.csv says which image gave which result.
+    predictions.csv says which image gave which result; those of earlier calls stay.
     """
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
     if args.probabilities and predictor.metadata["task"] != "segmentation":
         raise InputError("--probabilities is for segmentation; leave it out")
-    images = find_inputs(args.images, out.resolve(), problems.append)
+    done = {row["image"]: row for row in read_csv(out / "predictions.csv")}
+    taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if "prediction" in row}
+    images = find_inputs(args.images, out.resolve(), problems.append, taken)
     out.mkdir(parents=True, exist_ok=True)
     Image.MAX_IMAGE_PIXELS = 2**30  # one's own images are no attack
 
@@ -37,8 +39,7 @@ def predict(args):
         """The image's row of predictions.csv, or what is wrong with it."""
         try:
             image = read_image(path, predictor.metadata.get("levels"))
-            shown = f"{path}#{path.number + 1}" if getattr(path, "number", 0) else path
-            return {"image": shown} | predict_image(predictor, image, out, name, args.probabilities)
+            return {"image": shown(path)} | predict_image(predictor, image, out, name, args.probabilities)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error)
             if advice is None:
@@ -46,28 +47,33 @@ def predict(args):
             return advice if isinstance(error, InputError) else f"{path}: {advice}"
 
     # A thread a core, each with an image of its own: while one decodes or writes, the others calculate.
-    cores, rows = torch.get_num_threads(), []
+    cores, good = torch.get_num_threads(), 0
     threads = min(4 if predictor.device.type == "cuda" else 8, cores, len(images)) or 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(cores // threads, 1),)) as pool:
         results = pool.map(predict_one, images, images.values())
         for result in itertools.chain(problems, tqdm(results, total=len(images), unit="img", disable=None)):
             if isinstance(result, dict):
-                rows.append(result)
+                done[result["image"]], good = result, good + 1
             else:
                 refuse(result)
-    write_csv(out / "predictions.csv", rows)
+    write_csv(out / "predictions.csv", done.values())
     if predictor.metadata["task"] == "classification":  # for grading, to which a class's folder may tell images apart
-        write_csv(out / "labels.csv", ({"name": "/".join(Path(row["image"]).parts[-2:])} | row for row in rows))
-    print(f"{len(rows)} of {len(images)} images predicted into {out}")
-    return 2 if problems or len(rows) < len(images) else 0
+        write_csv(out / "labels.csv", ({"name": "/".join(Path(image).parts[-2:])} | row for image, row in done.items()))
+    print(f"{good} of {len(images)} images predicted into {out}")
+    return 2 if problems or good < len(images) else 0
 
 
-def find_inputs(words, out, on_error):
+def shown(path):
+    """How predictions.csv calls an image: its path, and #2 for a second page."""
+    return f"{path}#{path.number + 1}" if getattr(path, "number", 0) else str(path)
+
+
+def find_inputs(words, out, on_error, taken):
     """{path: name} of the images that words of the command line mean: files, folders, and patterns such as *.jpg.
 
     Results are called by the name: the path below the folder, or below the part of a pattern before its first *,
-    without suffix. What a folder holds in `out` is no input. `on_error` takes the message of a folder without images.
-    Raises InputError where images would lie among the results.
+    without suffix. What a folder holds in `out` is no input. `taken`: names of earlier results -> their images.
+    `on_error` takes the message of a folder without images. Raises InputError where images would lie among the results.
     """
     found, used = {}, set()
     for word in words:
@@ -81,7 +87,8 @@ def find_inputs(words, out, on_error):
                 if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
                     name = os.path.splitext(os.path.relpath(path, top))[0]
                     numbered = (f"{name}_{number}" for number in itertools.count(2))  # another may be called so
-                    found[path] = next(each for each in itertools.chain([name], numbered) if each not in used)
+                    found[path] = next(each for each in itertools.chain([name], numbered)
+                                       if each not in used and taken.get(each) in (None, shown(path)))
                     used.add(found[path])
     return found
 

@@ -50,6 +50,10 @@ def test_folders_and_patterns_keep_their_paths_and_names(run, here):
     for result in table.values():
         assert Image.open(here / "photos/results" / result).mode == "P"
         assert (here / "photos/results" / result.replace(".png", "_overlay.jpg")).exists()
+    noise(here / "third/a.png")
+    run("evaluate.py", "predict", "best.pt", "third", "--out", "photos/results")  # adds, and overwrites nothing
+    added = {row["image"]: row["prediction"] for row in rows(here / "photos/results/predictions.csv")}
+    assert added == table | {"third/a.png": "a_3.png"} and (here / "photos/results/a_3.png").exists()
     code, _, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "photos")
     assert code == 2 and "--out" in err and err.count("\n") == 1
     (here / "empty").mkdir()
@@ -68,6 +72,10 @@ def test_a_classifier_writes_both_tables(run, here):
     assert [row["name"] for row in labels] == ["apple/0.png", "lime/0.png", "lime/1.png"]
     for key in ("label", "probability"):
         assert [row[key] for row in predictions] == [row[key] for row in labels]
+    noise(here / "more/lime/2.png")
+    run("evaluate.py", "predict", "best.pt", "more", "--out", "results")
+    assert [row["name"] for row in rows(here / "results/labels.csv")] == [
+        "apple/0.png", "lime/0.png", "lime/1.png", "lime/2.png"]
 
 
 def per_pixel(metadata):
