@@ -43,9 +43,15 @@ def colorization_loss(output, rgb, ab):
 
 
 def mean_color(images):
-    """The mean ab (2,), in CIE units, of up to 500 of the images (N, 3, H, W) uint8."""
-    sample = (torch.from_numpy(images[i][None] / np.float32(255)) for i in evenly(len(images), 500))
-    return torch.cat([AB_UNIT * lightness_and_ab(rgb)[1].mean((2, 3)) for rgb in sample]).mean(0).tolist()
+    """The mean ab (2,), in CIE units, of up to 500 images (N, 3, H, W) uint8. Raises InputError where all are grey."""
+    means, strongest = [], 0
+    for i in evenly(len(images), 500):
+        ab = AB_UNIT * lightness_and_ab(torch.from_numpy(images[i][None] / np.float32(255)))[1]
+        means.append(ab.mean((2, 3)))
+        strongest = max(strongest, ab.abs().max())
+    if strongest < 2:
+        raise InputError("all images are grey, so there are no colours to learn")
+    return torch.cat(means).mean(0).tolist()
 
 
 def main(args):
@@ -56,8 +62,6 @@ def main(args):
     with main_process_first():  # it fills the cache
         data = open_data(args.data, "colorization", args.size, args.data_dir, args.seed)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
-    if np.ptp(train.images[evenly(len(train), 100)], axis=1).max() <= 2:
-        raise InputError(f"--data {args.data}: all images are grey, so there are no colours to learn")
     args = settings.fill_in(args, data, RECIPES, BEST_ON, "runs/colorization/unet-{target}-" + data.name
                             + ("" if args.skips else "-noskips"), device)
 

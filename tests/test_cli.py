@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import fuzz
 import numpy as np
@@ -493,3 +494,17 @@ def test_settings_suit_a_folder_of_one_s_own(run, here, caches):
     settings = json.loads((here / "runs/segmentation/unet-mine/config.json").read_text())["settings"]
     assert (settings["width"], settings["batch_size"], settings["epochs"]) == (4, 2, 4)
     assert "val has not improved since epoch 1" in out
+
+
+def test_scores_for_tensorboard(run, here, street, caches, monkeypatch):
+    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--log", "tensorboard")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as where it is not installed
+    code, _, err = run(*words, "--out", "none")
+    assert code == 2 and err.count("\n") == 1 and "pip install tensorboard" in err and not (here / "none").exists()
+    written = []
+    writer = types.SimpleNamespace(add_scalar=lambda *values: written.append(values))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(
+        SummaryWriter=lambda folder: writer))
+    code, _, err = run(*words, "--epochs", 2, "--out", "run")
+    assert code == 0, err
+    assert ("val_miou", float(rows(here / "run/metrics.csv")[1]["val_miou"]), 2) in written

@@ -18,7 +18,7 @@ except ImportError:  # Windows: no lock
 # Settings that a resumed run may change, since they do not change what is trained. All others must stay. The data may
 # lie elsewhere: load_state compares their classes and their images' names.
 FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
-        "device", "compile", "sweep"}
+        "device", "compile", "sweep", "log"}
 
 
 def read_settings(folder):

@@ -62,6 +62,7 @@ class Run:
         self.stop_signal = StopSignal()
         self.saved = self.drawn = time.monotonic()
         machine = describe_machine(device)
+        writer = find_writer() if args.log and not args.dry_run else None
         if not args.dry_run:
             with main_process_first():
                 self.lock = claim_folder(args)
@@ -71,6 +72,7 @@ class Run:
                                                          "digests": self.metadata["digests"], "machine": machine})
                 if data.assignment:  # the splits were made here
                     write_json(self.folder / "split.json", data.assignment)
+        self.log = writer(self.folder) if writer and process_rank() == 0 else None
         size = sum(p.numel() for p in model.parameters()) / 1e6
         log(f"{args.model}: {size:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} ({device})")
 
@@ -176,6 +178,8 @@ class Run:
         if self.finished and self.best["score"] == -math.inf:
             raise Diverged(f"no score on val was finite: try a lower --lr than {self.args.lr} or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)
+        for key, value in self.history[-1].items() if self.log else ():
+            self.log.add_scalar(key, value, self.epoch)
         if improved:
             weights = self.predictor.model.state_dict()
             save_checkpoint(self.folder / "best.pt", self.metadata | found | {"weights": weights})
@@ -222,10 +226,16 @@ class Run:
             "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves(self.history, self.folder / "curves.png")
-        if self.epoch >= 4 and self.best["epoch"] <= self.epoch / 2:
-            log(f"val has not improved since epoch {self.best['epoch']}: look at curves.png; more images or a lower "
-                "--lr may help, and --patience ends such a run earlier")
         log(f"weights, scores and images: {self.folder}")
+
+
+def find_writer():
+    """TensorBoard's writer, a class. Raises InputError where that package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--log tensorboard needs one more package: pip install tensorboard")
+    return SummaryWriter
 
 
 def describe_run(args, network, data):
@@ -245,6 +255,9 @@ def print_epoch(run):
     tqdm.write(f"epoch {run.epoch:3d}/{run.args.epochs}  {shown}  {sum(run.seconds):.0f} s", sys.stdout)
     if run.finished and run.epoch < run.args.epochs:
         log(f"val has not improved since epoch {run.best['epoch']}: training ends, as --patience says")
+    elif run.finished and run.epoch >= 4 and run.best["epoch"] <= run.epoch / 2:
+        log(f"val has not improved since epoch {run.best['epoch']}: look at curves.png; more images or a lower --lr "
+            "may help, and --patience ends such a run earlier")
     if time.monotonic() - run.drawn < DRAWING_PAUSE:
         return False
     plot_curves(run.history, run.folder / "curves.png")

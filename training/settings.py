@@ -71,6 +71,7 @@ def get_args_parser(description, task, models, out):
     add("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
     add("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     add("--dry-run", action="store_true", help="check data, memory and time without training")
+    add("--log", choices=("tensorboard",), help="write the scores for TensorBoard, too, into the run's folder")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
