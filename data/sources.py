@@ -77,6 +77,8 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
     """Find the files of a named data set or a folder. Nothing is held out or decoded yet."""
     tasks, usual = NAMED.get(data, (FOLDER_LAYOUTS, None))
     listed = data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification"
+    if foreground and data in NAMED:
+        raise InputError(f"--foreground: what the masks of {data} mean is known; leave it out, or give a folder")
     if task not in tasks:
         raise InputError(f"--data {data}: it has no targets for {task}; choose another, or a folder")
     if not (data in NAMED or os.path.isdir(data) or listed):

@@ -310,6 +310,8 @@ def test_foreground_is_all_that_is_not_0(tmp_path):
             Image.fromarray(array).save(path / kind / f"{i}.png")
     with pytest.raises(InputError, match="from 0 to 255"):
         open_data(str(path), "segmentation", None, str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="--foreground: what the masks of scenes mean is known"):
+        open_data("scenes", "segmentation", None, str(tmp_path / "cache"), foreground=True)
     data = open_data(str(path), "segmentation", None, str(tmp_path / "cache"), foreground=True)
     assert data.classes == ["background", "foreground"] and data.ids == [0, 1]
     assert all((mask == (image[0] > 0)).all() for split in data.splits.values()
