@@ -37,7 +37,7 @@ try:
 except ImportError:  # Windows: no limit on open files
     resource = None
 
-CACHE_VERSION = 5  # part of the caches' names: raise it when the arrays' form or content changes
+CACHE_VERSION = 6  # part of the caches' names: raise it when the arrays' form or content changes
 KEPT = ("notes", "held_out", "classes", "colors", "ids", "levels", "counts")  # of a DataSet, in metadata.json
 JOB = 8  # samples that a worker process decodes at a time
 # A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.

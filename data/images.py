@@ -5,6 +5,7 @@ Everything here raises InputError, one line that names the file, where a file ca
 import contextlib
 import math
 import os
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -162,33 +163,54 @@ def read_image(path, levels=None) -> Image.Image:
 def to_rgb(image: Image.Image, levels=None) -> Image.Image:
     """An image of any mode as 8-bit RGB, upright as its EXIF data say. Transparent pixels turn white.
 
-    Grey of more than 8 bits is scaled: the values `levels` (low, high), which a data set has in common, become 0 and
-    255; without it, the range of the file's type does.
+    More than 8 bits are scaled: the values `levels` (low, high), which a data set has in common, become 0 and 255;
+    without it, the range of the file's type does.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+    values, image = deep_values(image), ImageOps.exif_transpose(image)
+    if values is not None:
+        values = np.nan_to_num(values, posinf=0, neginf=0)
         if not levels:
-            top = 65535 if image.mode.startswith("I;16") else values.max()
+            top = 65535 if image.mode.startswith(("I;16", "RGB")) else values.max()
             levels = 0, next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
         values = (values - levels[0]) * (255 / (levels[1] - levels[0]))
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
         image = Image.fromarray((values.clip(0, 255) + 0.5).astype(np.uint8))
+        if alpha:
+            image.putalpha(alpha)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
+def deep_values(image: Image.Image) -> np.ndarray | None:
+    """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, 3), upright; None for other images.
+
+    Of 16-bit colours Pillow keeps the upper byte. Read in the other order of bytes, a file gives the lower one.
+    """
+    if image.mode[0] in "IF":
+        return np.asarray(ImageOps.exif_transpose(image), np.float64)
+    layout = re.search("RGB[AX]?;16[BLN]", str(getattr(image, "tile", "")))  # what its decoder is told
+    if not layout:
+        return None
+    other = layout[0][:-1] + ("L" if layout[0][-1] == "B" else "B")
+    with Image.open(image.filename) as swapped:
+        swapped.seek(image.tell())
+        swapped.tile = [tile._replace(args=other if isinstance(tile.args, str) else tuple(
+            other if part == layout[0] else part for part in tile.args)) for tile in swapped.tile]
+        high, low = (np.asarray(ImageOps.exif_transpose(each), np.float64)[..., :3] for each in (image, swapped))
+    return 256 * high + low
+
+
 def common_levels(paths: list[str]) -> tuple[float, float] | None:
-    """The range of the values of grey images of more than 8 bits, from some 200 of these images; None without one.
+    """The range of the values of images of more than 8 bits, from some 200 of these images; None without one.
 
     0.1% of the pixels may lie below it, and 0.1% above: a few odd pixels change nothing.
     """
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
         with contextlib.suppress(InputError), open_image(path) as image:  # reported when the image is decoded
-            if image.mode[0] in "IF":
-                sample = np.asarray(ImageOps.exif_transpose(image), np.float64).ravel()
+            if (sample := deep_values(image)) is not None:
                 values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
     values = np.concatenate(values)
     low, high = np.percentile(values, (0.1, 99.9)).tolist() if values.size else (0, 0)

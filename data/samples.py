@@ -86,16 +86,16 @@ class Samples:
         """Read sample i and resize it. Raises InputError where a file cannot be used."""
         path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
+            rgb = to_rgb(image, data.levels)
             if image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
                 facts.append("see-through")
-            image = to_rgb(image, data.levels)
         if isinstance(target, str):
             mask, turned = self.read_mask(i, data.masks)
             facts += ["turned"] * turned
             target = np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.NEAREST))
         elif target is not None:
             target = np.array(target, np.int64)
-        image = np.asarray(image.resize(shape, Image.Resampling.BILINEAR))
+        image = np.asarray(rgb.resize(shape, Image.Resampling.BILINEAR))
         if target is None and np.ptp(image, axis=2).max() <= 2:
             facts.append("greyscale")
         return image.transpose(2, 0, 1), target, facts

@@ -6,12 +6,15 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from data import InputError, cache, images, masks, scenes, sources
@@ -417,6 +420,41 @@ def test_deeper_than_8_bits(tmp_path, opened, kind, task):
                     if name.endswith("7") and "17" not in name)
     assert (np.asarray(read_image(path, data.levels)).transpose(2, 0, 1) == split.images[i]).all()
     assert data.levels == opened(root, task).levels == opened(root, task, levels=data.levels).levels
+
+
+def save_16_bits(path, values):
+    """Colours (H, W, 3 or 4) uint16, which Pillow cannot write, as PNG or, by their suffix, TIFF of either order."""
+    if path.suffix == ".png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, {3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks))
+    else:
+        tifffile.imwrite(path, values, byteorder="<" if path.suffix == ".tif" else ">", photometric="rgb",
+                         compression="zlib" if path.stem == "3" else None)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff"])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_16_bit_colours_keep_their_precision(tmp_path, opened, suffix, bands):
+    """10 bits in 16, of which the upper byte has four levels."""
+    root, expected = tmp_path / "deep", {}
+    for i in range(10):
+        save(root / "masks" / f"{i}.png", mask(i))
+        (root / "images").mkdir(exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 1024, (*SIZE, bands)).astype(np.uint16)
+        values[..., 3:] = 65535
+        values[0, 0, :3], values[0, 1, :3] = 0, 1023
+        save_16_bits(root / "images" / f"{i}{suffix}", values)
+        expected[str(i)] = values[..., :3].transpose(2, 0, 1) * (255 / 1023)
+    data = opened(root)
+    for split in data.splits.values():
+        for name, image in zip(split.names, split.images):
+            assert abs(image - expected[name]).max() < 1.5 and len(np.unique(image)) > 200
+    assert data.levels[0] < 5 and 1018 < data.levels[1] <= 1023
+    assert not any("transparency" in note for note in data.notes)
 
 
 def test_transparency_and_masks_of_alpha_alone(tmp_path, opened):
