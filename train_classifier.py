@@ -46,11 +46,12 @@ def train(args):
     if args.dry_run:
         settings.check_everything(args, "classification")
     with main_process_first():  # it fills the cache
-        data = open_data(args.data, "classification", args.size, args.data_dir, args.seed)
+        data = open_data(args.data, "classification", args.size, args.data_dir, args.seed,
+                         channels=args.channels)
     args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/classification/{args.model}-{data.name}", device)
 
     # 2. Network
-    network = {"name": args.model, "classes": len(data.classes), "width": args.width}
+    network = {"name": args.model, "in_channels": args.channels, "classes": len(data.classes), "width": args.width}
     if args.model != "resnet9":  # which is for small images anyway
         network["small_stem"] = min(data.size) < 64
     torch.manual_seed(args.seed)
@@ -95,6 +96,7 @@ def main(args):
 
 def get_args_parser():
     parser = settings.get_args_parser(__doc__, "classification", models=(*BLOCKS, "resnet9"), out="<model>-<data>")
+    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--sweep", nargs="*", type=parse_axis, metavar="KEY=VALUES",
                         help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")

@@ -68,9 +68,9 @@ def pixels_by_class(masks, classes):
 
 def make_network(args, classes):
     """The network's description and the network, with the weights to start from."""
-    network = {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width}
+    network = {"name": "unet", "in_channels": args.channels, "out_channels": classes, "width": args.width}
     if args.model == "fcn32":
-        network = {"name": "fcn32", "classes": classes, "width": args.width}
+        network = {"name": "fcn32", "in_channels": args.channels, "classes": classes, "width": args.width}
     torch.manual_seed(args.seed)
     model = build_network(network)
     if args.pretrained:
@@ -92,7 +92,7 @@ def main(args):
         settings.check_everything(args, "segmentation")
     with main_process_first():  # it fills the cache
         data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1),
-                         foreground=args.foreground)
+                         foreground=args.foreground, channels=args.channels)
     args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}", device)
     tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
@@ -129,6 +129,7 @@ def get_args_parser():
     parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
                         help="train on random crops of images, which keep their own size")
     parser.add_argument("--foreground", action="store_true", help="all that is not 0 in a mask is one class")
+    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
     return parser
 

@@ -330,7 +330,7 @@ def plot_matrix(values, form, down, along, path, **labels):
 
 
 def plot_images(rows, titles, path, legend=()):
-    """Rows of images (H, W, 3) uint8; `titles` has a row of texts for the first rows; legend: (name, (r, g, b))."""
+    """Rows of images (H, W, C) uint8; `titles` has a row of texts for the first rows; legend: (name, (r, g, b))."""
     height, width = rows[0][0].shape[:2] if rows else (1, 1)
     columns, lines = max(map(len, rows), default=1), max(len(rows), 1)
     figure, axes = new_figure(lines, columns, 3 * columns, 3 * height / width * lines + 0.9)
@@ -338,7 +338,7 @@ def plot_images(rows, titles, path, legend=()):
         axis.axis("off")
     for line, images, texts in itertools.zip_longest(axes, rows, titles, fillvalue=()):
         for axis, image, text in itertools.zip_longest(line[: len(images)], images, texts):
-            axis.imshow(image, interpolation="nearest")
+            axis.imshow(image[..., :3], interpolation="nearest")
             axis.set_title(text, fontsize=10)
     if not rows:
         axes[0][0].set_title("nothing to show")

@@ -54,8 +54,8 @@ def crop_train(data, tile):
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
     """Mirror, turn, zoom, shift and recolour each image, and its mask with it.
 
-    images (B, 3, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images
-    (B, 3, *size) float in [0, 1], masks (B, *size) int64, VOID where the frame left the image. `flip` is a probability,
+    images (B, C, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images
+    (B, C, *size) float in [0, 1], masks (B, *size) int64, VOID where the frame left the image. `flip` is a probability,
     `rotate` the largest angle in degrees, `scale` the range of magnifications, `shift` the largest translation as a
     share of each side, `color` the largest change of brightness, contrast, saturation and tint.
     """
@@ -93,9 +93,11 @@ def sampling_grid(shape, draws, flip, rotate, scale, shift):
 
 
 def recolor(images, draws, strength):
-    """images (B, 3, H, W) in [0, 1], draws (B, 4): brightness, contrast, saturation, tint, each by up to `strength`."""
+    """images (B, C, H, W) in [0, 1], draws (B, 4): brightness, contrast, saturation, tint, each by up to `strength`."""
     brightness, contrast, saturation, tint = (1 + strength * (2 * draws - 1))[..., None, None].split(1, 1)
     tint = 1 + torch.cat([(tint - 1) * share for share in (0.5, 0.0, -0.5)], 1)  # warm or cold
+    if images.shape[1] != 3:  # no colours
+        saturation = tint = 1
     grey = images.mean(1, keepdim=True)
     images = (grey + (images - grey) * saturation) * (brightness * tint)
     mean = images.mean((1, 2, 3), keepdim=True)

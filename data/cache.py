@@ -1,7 +1,7 @@
 """The cache: a data set that was found is decoded once, on all cores, and memory-mapped ever after.
 
     <data_dir>/cache/<data set>-<task>-<size>-<key>/
-        <split>.images.npy     uint8 (N, 3, H, W)
+        <split>.images.npy     uint8 (N, C, H, W)
         <split>.targets.npy    masks, uint8 (N, H, W), or labels, int64 (N,); none for colorization
         metadata.json          the splits' names, and what else decoding tells of the data set: KEPT
 
@@ -46,7 +46,7 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 @dataclass
 class Split:
-    """One split, decoded. `images`: uint8 (N, 3, H, W), memory-mapped and read-only.
+    """One split, decoded. `images`: uint8 (N, C, H, W), memory-mapped and read-only.
 
     `targets`: uint8 masks (N, H, W) with 255 void | int64 labels (N,) | None for colorization. `names`: unique,
     relative to the data set, without suffix where that stays unique.
@@ -142,7 +142,7 @@ def cache_folder(data: DataSet, data_dir: str) -> str:
     """Where a data set's cache is. Its key hashes files with their sizes and times, the code that draws, the rest."""
     seed = data.seed if data.missing or data.name == "scenes" else None
     digest = hashlib.sha256(repr((CACHE_VERSION, data.root, data.task, data.size, data.classes, data.masks,
-                                  data.levels, seed)).encode())
+                                  data.levels, data.channels, seed)).encode())
     for split, samples in data.splits.items():
         digest.update(repr((split, samples.names, samples.targets)).encode())
         if isinstance(samples.images, np.ndarray):
@@ -177,7 +177,7 @@ def write_cache(data: DataSet, folder: str, problems: list[str] | None) -> None:
     """
     parent, name = os.path.split(folder)
     pixels = sum(map(len, data.splits.values())) * data.size[0] * data.size[1]
-    needed = pixels * (4 if data.task == "segmentation" else 3)
+    needed = pixels * (data.channels + (data.task == "segmentation"))
     try:
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(parent, exist_ok=True)
@@ -241,7 +241,7 @@ def settle(data: DataSet) -> None:
     them, and which samples are held out. What cannot be read is left for `decode_into` to complain of.
     """
     images = [image for samples in data.splits.values() for image in samples.images if isinstance(image, str)]
-    if not data.levels and (levels := common_levels(images)):
+    if not data.levels and (levels := common_levels(images, data.channels)):
         data.levels = levels
         data.notes.append("images of more than 8 bits: values from {:g} to {:g} become 0 to 255".format(*levels))
     data.held_out, columns = bool(data.missing), range(VOID)

@@ -107,7 +107,7 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
 
 @contextlib.contextmanager
 def open_image(path):
-    """The image of a file, its header alone read, as a context. A .npy holds (H, W) numbers or (H, W, 3) bytes.
+    """The image of a file, its header alone read, as a context. A .npy holds (H, W) numbers or (H, W, C) bytes.
 
     Raises InputError that names the file, whatever is wrong with it: here, or when it is decoded inside the context.
     """
@@ -119,6 +119,7 @@ def open_image(path):
             image = read_array(path) if str(path).lower().endswith(".npy") else Image.open(path)
             if isinstance(path, Page):
                 image.seek(path.number)
+            image.filename = path  # a .npy has none
         with image:
             if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
                 raise ValueError("no pixels, or EPS")
@@ -154,37 +155,43 @@ def image_size(path) -> tuple[int, int]:
     return read_header(path)[0]
 
 
-def read_image(path, levels=None) -> Image.Image:
-    """Read any image that Pillow reads, as 8-bit RGB, upright. Raises InputError. `levels`: see `to_rgb`."""
+def read_image(path, levels=None, channels=3) -> Image.Image:
+    """Read any image that Pillow reads, as 8-bit RGB, upright. Raises InputError. levels, channels: see `to_rgb`."""
     with open_image(path) as image:
-        return to_rgb(image, levels)
+        return to_rgb(image, levels, channels)
 
 
-def to_rgb(image: Image.Image, levels=None) -> Image.Image:
+def to_rgb(image: Image.Image, levels=None, channels=3) -> Image.Image:
     """An image of any mode as 8-bit RGB, upright as its EXIF data say. Transparent pixels turn white.
 
+    With 4 channels it becomes RGBX, whose fourth is anything but transparency. Raises InputError where it has others.
     More than 8 bits are scaled: the values `levels` (low, high), which a data set has in common, become 0 and 255;
     without it, the range of the file's type does.
     """
-    values, image = deep_values(image), ImageOps.exif_transpose(image)
+    if channels != 3 and len(image.getbands()) != channels:
+        raise InputError(f"{printable(image.filename)}: it has {len(image.getbands())} "
+                         f"channels, and --channels is {channels}; leave the image or the flag out")
+    values, image = deep_values(image, channels), ImageOps.exif_transpose(image)
     if values is not None:
         values = np.nan_to_num(values, posinf=0, neginf=0)
         if not levels:
             top = 65535 if image.mode.startswith(("I;16", "RGB")) else values.max()
             levels = 0, next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
         values = (values - levels[0]) * (255 / (levels[1] - levels[0]))
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        alpha = image.getchannel("A") if image.mode == "RGBA" and channels == 3 else None
         image = Image.fromarray((values.clip(0, 255) + 0.5).astype(np.uint8))
         if alpha:
             image.putalpha(alpha)
+    if channels == 4:
+        return Image.merge("RGBX", image.split())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def deep_values(image: Image.Image) -> np.ndarray | None:
-    """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, 3), upright; None for other images.
+def deep_values(image: Image.Image, channels=3) -> np.ndarray | None:
+    """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, channels), upright; else None.
 
     Of 16-bit colours Pillow keeps the upper byte. Read in the other order of bytes, a file gives the lower one.
     """
@@ -198,11 +205,12 @@ def deep_values(image: Image.Image) -> np.ndarray | None:
         swapped.seek(image.tell())
         swapped.tile = [tile._replace(args=other if isinstance(tile.args, str) else tuple(
             other if part == layout[0] else part for part in tile.args)) for tile in swapped.tile]
-        high, low = (np.asarray(ImageOps.exif_transpose(each), np.float64)[..., :3] for each in (image, swapped))
+        high, low = (np.asarray(ImageOps.exif_transpose(each), np.float64)[..., :channels]
+                     for each in (image, swapped))
     return 256 * high + low
 
 
-def common_levels(paths: list[str]) -> tuple[float, float] | None:
+def common_levels(paths: list[str], channels=3) -> tuple[float, float] | None:
     """The range of the values of images of more than 8 bits, from some 200 of these images; None without one.
 
     0.1% of the pixels may lie below it, and 0.1% above: a few odd pixels change nothing.
@@ -210,7 +218,7 @@ def common_levels(paths: list[str]) -> tuple[float, float] | None:
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
         with contextlib.suppress(InputError), open_image(path) as image:  # reported when the image is decoded
-            if (sample := deep_values(image)) is not None:
+            if (sample := deep_values(image, channels)) is not None:
                 values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
     values = np.concatenate(values)
     low, high = np.percentile(values, (0.1, 99.9)).tolist() if values.size else (0, 0)

@@ -1,7 +1,7 @@
 """A data set, and the samples of its splits before they are decoded: those of files or of one array, or drawn scenes.
 Both have names, files, and decode(i, data set) -> (image, target, facts):
 
-    image     uint8 (3, H, W) at the training size
+    image     uint8 (C, H, W) at the training size
     target    a mask, uint8 (H, W) at the training size; a label, int64 (); or None
     facts     which keys of NOTED hold for the sample's files
 """
@@ -17,7 +17,7 @@ from data.masks import Classes, as_ids, decode_mask, read_mask
 NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, which teach grey",
     "turned": "images are turned as their EXIF data say, but not their masks; remove the EXIF data if that is wrong",
-    "see-through": "images with varying transparency are laid on white; leave out a channel that means something else",
+    "see-through": "images with varying transparency are laid on white; if it is no transparency, give --channels 4",
 }
 
 
@@ -29,7 +29,7 @@ class DataSet:
     splits: cache.Split by name; `Samples` or `Scenes` until they are decoded. held_out: whether splits were made here.
     classes, colors, ids: of the scored classes, in the order of their indices; ids are what masks' files call them.
     masks: what the values of masks mean; None where they are named by the values that they hold. counts: of pixels or
-    images by class, for each split. levels: read_image's. notes: lines for the user.
+    images by class, for each split. levels, channels: read_image's. notes: lines for the user.
     """
     name: str
     task: str
@@ -43,6 +43,7 @@ class DataSet:
     held_out: bool = False
     masks: Classes | None = None
     levels: tuple[float, float] | None = None
+    channels: int = 3
     scale: tuple[float, float] = (1.0, 1.0)
     root: str = ""
     seed: int = 0
@@ -86,8 +87,8 @@ class Samples:
         """Read sample i and resize it. Raises InputError where a file cannot be used."""
         path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
-            rgb = to_rgb(image, data.levels)
-            if image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
+            rgb = to_rgb(image, data.levels, data.channels)
+            if data.channels == 3 and image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
                 facts.append("see-through")
         if isinstance(target, str):
             mask, turned = self.read_mask(i, data.masks)

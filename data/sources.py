@@ -29,17 +29,19 @@ SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes
 
 
 def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data", seed: int = 0,
-              splits=SPLITS, scale=None, levels=None, foreground=False, whole=False) -> DataSet:
+              splits=SPLITS, scale=None, levels=None, foreground=False, whole=False,
+              channels=3) -> DataSet:
     """Open a data set at a size: find its files, hold out the splits that are missing, decode it into the cache once.
 
     data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
     (height, width), by default the data set's own; with a scale, the commonest image's own times that. seed: draws the
     scenes, and the splits that are made here. splits: those needed. levels: read_image's, by default the images' own.
     foreground: whether all that is not 0 in a mask is one class. whole: whether a folder without splits is the split
-    asked for, and nothing is held out.
+    asked for, and nothing is held out. channels: of the images.
     Raises InputError where the data are not in order.
     """
-    found = find_source(data, task, size, data_dir, seed, scale=scale, foreground=foreground)
+    found = find_source(data, task, size, data_dir, seed, scale=scale, foreground=foreground,
+                        channels=channels)
     found.levels = levels and tuple(levels)
     if whole and found.splits.keys() == {"train"}:
         found.splits = {splits[0]: found.splits["train"]}
@@ -53,12 +55,12 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
 
 
 def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data",
-               seed: int = 0, scale=None, foreground=False) -> tuple[list[str], list[str]]:
+               seed: int = 0, scale=None, foreground=False, channels=3) -> tuple[list[str], list[str]]:
     """Open a data set as `open_data` does, for --dry-run, but collect all problems: (lines that describe it, problems).
     """
     problems = []
     try:
-        found = find_source(data, task, size, data_dir, seed, problems.append, scale, foreground)
+        found = find_source(data, task, size, data_dir, seed, problems.append, scale, foreground, channels)
         open_cache(found, data_dir, problems)
     except InputError as error:
         return [], [*problems, str(error)]
@@ -73,12 +75,13 @@ def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_d
 
 
 def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop, scale=None,
-                foreground=False) -> DataSet:
+                foreground=False, channels=3) -> DataSet:
     """Find the files of a named data set or a folder. Nothing is held out or decoded yet."""
     tasks, usual = NAMED.get(data, (FOLDER_LAYOUTS, None))
     listed = data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification"
-    if foreground and data in NAMED:
-        raise InputError(f"--foreground: what the masks of {data} mean is known; leave it out, or give a folder")
+    if (foreground or channels != 3) and data in NAMED:
+        flag = "--foreground" if foreground else "--channels"
+        raise InputError(f"{flag}: what the files of {data} mean is known; leave it out, or give a folder")
     if task not in tasks:
         raise InputError(f"--data {data}: it has no targets for {task}; choose another, or a folder")
     if not (data in NAMED or os.path.isdir(data) or listed):
@@ -86,7 +89,8 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
     root = os.path.abspath(os.path.join(data_dir, data) if data in NAMED else data)
     name = re.sub(r"[^\w.-]+", "_", os.path.basename(root)) or "folder"
     own_size = scale and data != "scenes"
-    found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed)
+    found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed,
+                    channels=channels)
     find_splits(found, data, on_error)
     found.masks = FOREGROUND if foreground else found.masks
     if own_size or not found.size:

@@ -17,7 +17,7 @@ from utils import log
 
 
 def as_batch(image, size, device):
-    """A Pillow image -> (1, 3, H, W) float in [0, 1] at a network's size."""
+    """A Pillow image -> (1, C, H, W) float in [0, 1] at a network's size."""
     small = np.array(image.resize(tuple(size)[::-1], Image.Resampling.BILINEAR))
     return torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
 

@@ -7,7 +7,7 @@ from utils import batches, gather, plot_confusion, plot_images, wilson_interval,
 
 
 def class_probabilities(predictor, images):
-    """Images (B, 3, H, W) float in [0, 1] -> probabilities (B, K) float.
+    """Images (B, C, H, W) float in [0, 1] -> probabilities (B, K) float.
 
     With `mirror` they are the means over the images and their mirror images (ten views in Krizhevsky et al. 2012).
     """

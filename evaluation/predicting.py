@@ -38,7 +38,7 @@ def predict(args):
     def predict_one(path, name):
         """The image's row of predictions.csv, or what is wrong with it."""
         try:
-            image = read_image(path, predictor.metadata.get("levels"))
+            image = read_image(path, predictor.metadata.get("levels"), predictor.channels)
             return {"image": shown(path)} | predict_image(predictor, image, out, name, args.probabilities)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error)
@@ -110,6 +110,6 @@ def predict_image(predictor, image, out, name, keep_probabilities):
         mask = with_palette(predict_segmentation(predictor, image, probabilities), metadata["colors"], metadata["ids"])
         save_image(mask, path)
         image.thumbnail((4096, 4096))  # the overlay is only looked at
-        overlay = Image.blend(image, mask.resize(image.size).convert("RGB"), 0.5)
+        overlay = Image.blend(image.convert("RGB"), mask.resize(image.size).convert("RGB"), 0.5)
         save_image(overlay, path.with_name(f"{path.stem}_overlay.jpg"))
     return {"prediction": path.relative_to(out).as_posix()}

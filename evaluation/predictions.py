@@ -221,7 +221,7 @@ def run_checkpoint(truth, path, device, dtype):
             if work > LIMITS["work"]:
                 raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image")
             for image in truth.images[done:]:
-                prediction = predict(predictor, read_image(image, metadata.get("levels")))
+                prediction = predict(predictor, read_image(image, metadata.get("levels"), predictor.channels))
                 yield done, (truth.classes.index(prediction[0]) if truth.task == "classification" else
                              np.array(prediction))
                 done += 1

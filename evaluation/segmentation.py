@@ -21,7 +21,7 @@ def predicted_masks(predictor, split):
 
 
 def predicted_classes(predictor, images):
-    """Images (B, 3, H, W) uint8 on the device -> classes (B, H, W) uint8; tile by tile, if the run was trained so."""
+    """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8; tile by tile, if the run was trained so."""
     if not predictor.metadata.get("tile"):
         return predictor(images.float() / 255).argmax(1).byte()
     images = map(Image.fromarray, images.permute(0, 2, 3, 1).cpu().numpy())

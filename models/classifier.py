@@ -32,17 +32,17 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (B, 3, H, W) float in [0, 1] -> logits (B, classes) float.
+    """Images (B, in_channels, H, W) float in [0, 1] -> logits (B, classes) float.
 
     `small_stem` begins with one 3x3 convolution at full resolution, as in the paper for CIFAR-10, in place of a strided
     7x7 one and a max pooling, which leave 8x8 values of a 32x32 image.
     """
 
-    def __init__(self, classes, depth="resnet18", width=64, small_stem=False):
+    def __init__(self, classes, depth="resnet18", width=64, small_stem=False, in_channels=3):
         super().__init__()
         self.out_channels = width * 8
         kernel, stride = (3, 1) if small_stem else (7, 2)
-        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
         channels = width
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x):
-        """Images (B, 3, H, W) -> the last feature map (B, 8 * width, H / 32, W / 32); H / 8 with the small stem."""
+        """Images (B, C, H, W) -> the last feature map (B, 8 * width, H / 32, W / 32); H / 8 with the small stem."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(normalize(x))), inplace=True))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 

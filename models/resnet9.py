@@ -31,14 +31,14 @@ class Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """Images (B, 3, H, W) float in [0, 1] -> logits (B, classes) float.
+    """Images (B, in_channels, H, W) float in [0, 1] -> logits (B, classes) float.
 
     It convolves before it halves the resolution, where ResNet-18 strides, and is made to learn in few epochs.
     """
 
-    def __init__(self, classes, width=64):
+    def __init__(self, classes, width=64, in_channels=3):
         super().__init__()
-        self.stem = ConvBlock(3, width)
+        self.stem = ConvBlock(in_channels, width)
         self.layer1 = nn.Sequential(ConvBlock(width, 2 * width, pool=True), Residual(2 * width))
         self.layer2 = ConvBlock(2 * width, 4 * width, pool=True)
         self.layer3 = nn.Sequential(ConvBlock(4 * width, 8 * width, pool=True), Residual(8 * width))

@@ -51,3 +51,11 @@ def test_nothing_asked_nothing_done():
     same, same_masks = augment(images, masks, draws)
     torch.testing.assert_close(same, images.float() / 255)
     assert torch.equal(same_masks, masks.long())
+
+
+def test_four_channels_are_recoloured_as_one():
+    """Brightness and contrast alone: channels that were equal stay so, and the image changes."""
+    images, masks, draws = batch()
+    images = images[:, :1].expand(-1, 4, -1, -1)
+    changed, _ = augment(images, masks, draws, color=0.4)
+    assert torch.equal(changed, changed[:, :1].expand_as(changed)) and not torch.equal(changed, images / 255)

@@ -124,6 +124,48 @@ def test_a_run_starts_from_another_of_other_classes(run, here, street, caches):
         assert code == 2 and expected in err and err.count("\n") == 1
 
 
+def test_what_only_a_fourth_channel_shows(run, here):
+    """Squares in near infrared are learnt, scored, and found in files; half of the images have one."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        mask = np.zeros((32, 40), np.uint8)
+        if i % 2:
+            top, left = rng.integers(0, 20, 2)
+            mask[top : top + 12, left : left + 12] = 1
+        image = np.dstack([rng.integers(0, 256, (32, 40, 3)), 60 + 100 * mask + rng.integers(0, 60, mask.shape)])
+        for path, array in ((f"pixels/images/{i}.png", image), (f"pixels/masks/{i}.png", mask),
+                            (f"whole/{('without', 'with')[i % 2]}/{i}.png", image)):
+            (here / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(path)
+    code, _, err = run("train_segmentation.py", "--data", "pixels", "--channels", 4, "--epochs", 30, *QUICK,
+                       "--lr", 0.01)
+    assert code == 0, err
+    iou = json.loads((here / "runs/segmentation/unet-pixels/summary.json").read_text())["metrics"]["iou"]["foreground"]
+    code, out, err = run("evaluate.py", "score", "runs/segmentation/unet-pixels", "--data", "pixels", "--device", "cpu")
+    assert code == 0 and iou > 0.8, err
+    shown = float(next(line for line in out.splitlines() if line.startswith("foreground")).split()[1])
+    code, _, err = run("evaluate.py", "predict", "runs/segmentation/unet-pixels", "pixels/images", "--out", "found")
+    assert code == 0, err
+    truth, found = (np.stack([Image.open(here / place / f"{i}.png") for i in range(40)]) == 1
+                    for place in ("pixels/masks", "found"))
+    assert (truth & found).sum() / (truth | found).sum() == pytest.approx(shown, abs=0.02)
+
+    for model in ("resnet18", "resnet9"):
+        code, _, err = run("train_classifier.py", "--data", "whole", "--channels", 4, "--model", model, "--epochs", 8,
+                           *QUICK, "--lr", 0.02, "--out", model)
+        assert code == 0, err
+        code, _, err = run("evaluate.py", "predict", model, "whole", "--out", "labels", "--device", "cpu")
+        assert code == 0, err
+        labels = rows(here / "labels/predictions.csv")
+        assert sum(row["label"] == row["image"].split(os.sep)[-2] for row in labels) > 35
+    Image.new("RGB", (40, 32)).save("plain.png")
+    code, _, err = run("evaluate.py", "predict", model, "plain.png", "--out", "labels", "--device", "cpu")
+    assert code == 2 and "plain.png: it has 3 channels" in err and err.count("\n") == 1
+    code, _, err = run("train_segmentation.py", "--data", "pixels", "--channels", 4, "--model", "fcn32", "--dry-run",
+                       "--tile", 32, 32, *QUICK)
+    assert code == 0, err
+
+
 def test_a_run_is_drawn_while_it_trains(run, here, street, caches, monkeypatch):
     """After every epoch its curves, of a single epoch too, and at every new best network what that predicts on val."""
     drawn, plot = [], utils.plot_curves

@@ -313,7 +313,7 @@ def test_foreground_is_all_that_is_not_0(tmp_path):
             Image.fromarray(array).save(path / kind / f"{i}.png")
     with pytest.raises(InputError, match="from 0 to 255"):
         open_data(str(path), "segmentation", None, str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="--foreground: what the masks of scenes mean is known"):
+    with pytest.raises(InputError, match="--foreground: what the files of scenes mean is known"):
         open_data("scenes", "segmentation", None, str(tmp_path / "cache"), foreground=True)
     data = open_data(str(path), "segmentation", None, str(tmp_path / "cache"), foreground=True)
     assert data.classes == ["background", "foreground"] and data.ids == [0, 1]
@@ -455,6 +455,37 @@ def test_16_bit_colours_keep_their_precision(tmp_path, opened, suffix, bands):
             assert abs(image - expected[name]).max() < 1.5 and len(np.unique(image)) > 200
     assert data.levels[0] < 5 and 1018 < data.levels[1] <= 1023
     assert not any("transparency" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "npy", "16 bits"])
+def test_four_channels(tmp_path, opened, kind):
+    """The fourth is a channel like the others, also where an image is made smaller."""
+    expected = {}
+    for i in range(10):
+        values = np.random.default_rng(i).integers(0, 256, (24, 32, 4)).astype(np.uint8)
+        values[0, 0], values[0, 1] = 0, 255
+        path = tmp_path / "mine/images" / f"{i}.{kind if kind != '16 bits' else 'tif'}"
+        save(tmp_path / "mine/masks" / f"{i}.png", mask(i, size=(24, 32)))
+        path.parent.mkdir(exist_ok=True)
+        if kind == "npy":
+            np.save(path, values)
+        elif kind == "16 bits":
+            save_16_bits(path, values.astype(np.uint16) * 4)
+        else:
+            save(path, values)
+        expected[str(i)] = [np.asarray(Image.fromarray(values[..., k]).resize(SIZE[::-1], Image.Resampling.BILINEAR))
+                            for k in range(4)]
+    data = opened(tmp_path / "mine", channels=4)
+    for split in data.splits.values():
+        for name, image in zip(split.names, split.images):
+            assert image.shape == (4, *SIZE)
+            assert abs(image - np.float64(expected[name])).max() <= (3 if kind == "16 bits" else 0)
+    assert not any("transparency" in note for note in data.notes)
+    assert next(iter(opened(tmp_path / "mine").splits.values())).images.shape[1] == 3
+    os.remove(path)
+    save(tmp_path / "mine/images/9.jpg", picture(9, (24, 32)))
+    with pytest.raises(InputError, match="9.jpg: it has 3 channels, and --channels is 4"):
+        opened(tmp_path / "mine", channels=4)
 
 
 def test_transparency_and_masks_of_alpha_alone(tmp_path, opened):

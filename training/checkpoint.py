@@ -34,6 +34,11 @@ class Predictor:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def channels(self):
+        """Of the images that files hold; a network for colorization is given their lightness alone."""
+        return 3 if self.metadata["task"] == "colorization" else self.metadata["network"].get("in_channels", 3)
+
     def __call__(self, images):
         with autocast(self.device, self.dtype):
             return self.model(images)

@@ -150,8 +150,8 @@ def suit(args, data, recipe, device):
 def check_everything(args, task):
     """The first half of --dry-run: print what is found in the data. The second half is a few training steps."""
     scale = (1, 1) if getattr(args, "tile", None) else None  # with --tile images keep their own size
-    foreground = getattr(args, "foreground", False)
-    lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed, scale, foreground)
+    lines, problems = check_data(args.data, task, args.size, args.data_dir, args.seed, scale,
+                                 getattr(args, "foreground", False), getattr(args, "channels", 3))
     log("\n".join(lines))
     if problems:
         log("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)
