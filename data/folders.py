@@ -179,13 +179,13 @@ def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dic
 
 def hold_out(data: DataSet, present: np.ndarray) -> None:
     """Hold val and test out of train where they are missing: a tenth each, with every class where there is enough.
-    The pages of one file stay together. The choice follows from a hash of (seed, name): it is the same everywhere.
+    The pages of one file, and links to it, stay together. The choice follows from a hash of (seed, name).
 
     present: bool (N, K), which class is in which mask of train.
     """
     train, missing, files, groups = data.splits["train"], data.missing, defaultdict(list), defaultdict(list)
     for i, image in enumerate(train.images):
-        files[str(image) if isinstance(image, str) else i].append(i)
+        files[os.path.realpath(image) if isinstance(image, str) else i].append(i)
     files = sorted(files.values(), key=lambda pages: sha256(repr((data.seed, train.names[pages[0]])).encode()).digest())
     has = np.stack([present[pages].any(0) for pages in files])
     for file, pages in enumerate(files):

@@ -9,6 +9,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -73,22 +74,32 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
     """All images in a folder and its sub-folders, sorted, as {name: path}.
 
     The name is the path relative to the folder, without its suffix where it is unique without; #2 is a file's second
-    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, links to folders
-    and files without an image's suffix. `on_error` takes the message of each mistake.
+    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, files without an
+    image's suffix. Links are followed within the folder. `on_error` takes the message of each mistake.
     """
     top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 
     def unreadable(error: OSError):
         on_error(f"{printable(error.filename)}: {error.strerror}; put the images there")
 
-    for place, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)]
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]  # to folders: not followed
-        for name in links + [name for name in files if name[0] != "."]:
+    def leads_away(path: str) -> bool:
+        """Whether it is a link out of the folder, or in a circle."""
+        if not os.path.islink(path):
+            return False
+        target = os.path.realpath(path)
+        if not (target + os.sep).startswith(top):
+            on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
+            return True
+        return target in map(os.path.realpath, Path(path).parents)
+
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
+                      and not leads_away(os.path.join(place, name))]
+        for name in files:
             path = os.path.join(place, name)
-            if os.path.islink(path) and not os.path.realpath(path).startswith(top):
-                on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
-            elif is_image(name):
+            if name[0] == "." or leads_away(path):
+                continue
+            if is_image(name):
                 images.append(os.path.relpath(path, folder).replace(os.sep, "/"))
             elif name not in NOT_WORTH_A_NOTE:
                 left_out.append(os.path.relpath(path, folder))

@@ -217,11 +217,32 @@ def test_images_are_listed_in_the_same_order_everywhere(tmp_path):
     for name in ("c/d.png", "a.png", "a b.png", "a/z.png", "c/d.jpg", "c/D.tif", ".h/x.png", ".x.png", "masks/m.png"):
         save(tmp_path / name, picture(0))
     (tmp_path / "c" / "within.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "c" / "circle").symlink_to(tmp_path)
     (tmp_path / "folder").symlink_to(tmp_path / "c")
+    (tmp_path / "notes.txt").touch()
     notes = []
     listed = images.list_images(str(tmp_path), skip=("masks",), notes=notes)
-    assert list(listed) == ["a/z", "a b", "a", "c/D", "c/d.jpg", "c/d.png", "c/within"]
-    assert listed["c/D"] == str(tmp_path / "c/D.tif") and "1 files" in notes[0] and "folder" in notes[0]
+    assert list(listed) == ["a/z", "a b", "a", "c/D", "c/d.jpg", "c/d.png", "c/within",
+                            "folder/D", "folder/d.jpg", "folder/d.png", "folder/within"]
+    assert listed["c/D"] == str(tmp_path / "c/D.tif") and "1 files" in notes[0] and "notes.txt" in notes[0]
+    (tmp_path / "away").symlink_to(tmp_path.parent)
+    with pytest.raises(InputError, match="away: a link that leads out of the folder"):
+        images.list_images(str(tmp_path))
+
+
+def test_a_subset_of_links_to_folders(tmp_path, opened):
+    """A file that is reached twice is in one split."""
+    for i in range(30):
+        save(tmp_path / "pets/all" / "abc"[i % 3] / f"{i}.png", picture(i))
+    (tmp_path / "pets/train").mkdir()
+    for name in "ab":
+        (tmp_path / "pets/train" / name).symlink_to(tmp_path / "pets/all" / name)
+    data = opened(tmp_path / "pets", "classification")
+    assert data.classes == ["a", "b"] and sum(map(len, data.splits.values())) == 20
+    (tmp_path / "pets/train").rename(tmp_path / "pets/all/a/again")
+    data = opened(tmp_path / "pets/all", "colorization")
+    files = [{name.split("/")[-1] for name in split.names} for split in data.splits.values()]
+    assert sum(map(len, files)) == len(set.union(*files)) == 30
 
 
 def test_classification_folder(tmp_path, opened):
