@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import string
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -86,15 +87,17 @@ def plain_name(name):
 
 
 def write_tables(out, truth, grades, baselines, students):
-    """Write grades.csv and grades.html of all that is graded so far."""
+    """Write grades.csv and grades.html of all that is graded so far; returns the rows, ranked."""
     main, kind, cells = truth.metrics[0], BY_CLASS[truth.task], {each.name: each.cells for each in students}
     order = sorted((-each["points"], -each["metrics"][main], name) for name, each in grades.items())
     results, twins, rows = [result[:2] for result in order], defaultdict(list), []
     for *_, name in order:
         twins[grades[name]["digest"]].append(name)
+    alike = [digest for digest, names in twins.items() if digest and len(names) > 1]
+    groups = {digest: string.ascii_uppercase[i % 26] * (i // 26 + 1) for i, digest in enumerate(alike)}
     for result, (*_, name) in zip(results, order):
         each = grades[name]
-        twin = [other for other in twins[each["digest"]] if each["digest"] and other != name]
+        twin = [other for other in twins[each["digest"]] if each["digest"] in groups and other != name]
         text = "; ".join(f"{trouble}: {first_few(lines)}" for trouble, lines in each["troubles"].items() if lines)
         rows.append({"rank": results.index(result) + 1, "submission": name, "status": each["status"],
                      "reason": each["reason"], "points": round(each["points"], 3),
@@ -103,13 +106,14 @@ def write_tables(out, truth, grades, baselines, students):
                      **{f"{kind} {key}": value for key, value in zip(truth.classes, each["by class"])},
                      "given": each["given"], **{trouble: len(lines) for trouble, lines in each["troubles"].items()},
                      "void": round(each["void"], 6), "seconds": each.get("seconds", ""),
-                     "identical to": ", ".join(twin), "problems": text, "feedback": f"{plain_name(name)}.html",
-                     **cells[name]})
+                     "group": groups.get(each["digest"], ""), "identical to": ", ".join(twin), "problems": text,
+                     "feedback": f"{plain_name(name)}.html", **cells[name]})
     # A spreadsheet takes text for a formula that begins, in its row or after what it may split at, with these.
     quoted = [{key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
                for key, value in row.items()} for row in rows]
     write_csv(out / "grades.csv", quoted, encoding="utf-8-sig")  # as spreadsheets want it
     write_atomically(out / "grades.html", grades_page(truth, rows, baselines), durable=False)
+    return rows
 
 
 def grade(args):
@@ -131,7 +135,7 @@ def grade(args):
     absent = give_points(truth, unread(nothing, "not handed in", "nothing was handed in"))
     grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
-    write_tables(out, truth, grades, baselines, students)
+    rows = write_tables(out, truth, grades, baselines, students)
     for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
         if not isinstance(each, dict):  # it exceeded a limit, or the system ended its process
             text = str(each or "this computer ended its process, likely for want of memory; grade it again")
@@ -139,7 +143,9 @@ def grade(args):
         grades[name] = give_points(truth, each)
         page = feedback_page(truth, name, grades[name])
         write_atomically(out / "feedback" / f"{plain_name(name)}.html", page, durable=False)
-        write_tables(out, truth, grades, baselines, students)
+        rows = write_tables(out, truth, grades, baselines, students)
+    for row in rows:
+        print("{rank:>4} {points:8.3f} {:8.4f}  {status:<18}  {submission}".format(row[truth.metrics[0]], **row))
     print(f"{len(grades)} submissions graded: {out / 'grades.html'}, grades.csv and feedback/ beside it")
 
 

@@ -3,7 +3,8 @@
 A page needs nothing else, and is made for a phone, a screen or paper.
 """
 import html
-import json
+
+import numpy as np
 
 from evaluation.counts import BY_CLASS
 from evaluation.submissions import TROUBLES
@@ -14,14 +15,19 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1rem auto
 h1, h2, h3, li, figcaption, code { overflow-wrap: anywhere }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #8885; text-align: left; min-width: 3rem }
-.sortable th { cursor: pointer; text-decoration: underline dotted }
+td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; max-width: 12rem;
+  overflow-wrap: anywhere }
+button { all: unset; cursor: pointer; text-decoration: underline dotted } button:focus-visible { outline: 2px solid }
+svg { max-width: 30rem; display: block } rect { fill: #47a } text { fill: currentColor; text-anchor: middle }
 figure { display: inline-block; margin: 0 1rem 1rem 0 } figure img { max-width: 100%; display: block }
 @media print { body { max-width: none; font-size: 10pt } .wide { overflow: visible }
-  figure, tr { break-inside: avoid } h2, h3 { break-after: avoid } }
+  figure, tr, thead { break-inside: avoid } h2, h3 { break-after: avoid } }
 """
 SORT = """
-document.querySelectorAll(".sortable th").forEach(th => th.onclick = () => {
-  const body = th.closest("table").tBodies[0], sign = th.dataset.sign = -(th.dataset.sign || 1);
+document.querySelectorAll("th button").forEach(button => button.onclick = () => {
+  const th = button.parentNode, body = th.closest("table").tBodies[0], sign = th.ariaSort == "ascending" ? -1 : 1;
+  th.closest("tr").querySelectorAll("th").forEach(other => other.ariaSort = null);
+  th.ariaSort = sign > 0 ? "ascending" : "descending";
   const text = row => row.cells[th.cellIndex].textContent;
   body.append(...[...body.rows].sort((a, b) => sign * text(a).localeCompare(text(b), "en", {numeric: true})));
 });
@@ -50,18 +56,22 @@ def feedback_page(truth, name, grade):
 def grades_page(truth, rows, baselines):
     """The table of all submissions. Images and classes are on the students' own pages."""
     main, shown = truth.metrics[0], []
-    columns = ("status", "points", *truth.metrics, f"{main} low", f"{main} high", "identical to")
+    columns = ("status", "points", *truth.metrics, f"{main} low", f"{main} high", "group")
     for row in rows:
         name = row["submission"]
         link = name if row["status"] == "not handed in" else (name, f"feedback/{row['feedback']}")
         wrong = ", ".join(f"{row[trouble]} {trouble}" for trouble in TROUBLES if row[trouble])
-        shown.append({"rank": row["rank"], "submission": link, **{key: row[key] for key in columns}, "wrong": wrong})
+        shown.append({"submission": link, "rank": row["rank"], **{key: row[key] for key in columns}, "wrong": wrong})
     trivial = [{"baseline": name, "points": grade["points"], **grade["metrics"]} for name, grade in baselines.items()]
+    points = [row["points"] for row in rows if row["status"] != "not handed in"] or [0]
     return page(f"Grades: {truth.task}",
-                f"<p>{len(rows)} submissions, {len(truth.names)} images, {truth.full_points:g} points at most. 95% of "
-                "1000 bootstrap samples of the images lie between low and high. Click a header to sort. "
-                f"Rubric: <code>{html.escape(json.dumps(truth.rubric))}</code></p>",
-                table(shown, "sortable"), "<h2>What needs no network would score</h2>", table(trivial),
+                f"<p>{len(rows)} submissions, {len(truth.names)} images, {truth.full_points:g} points at most; mean of "
+                f"those handed in {np.mean(points):.2f} points, median {np.median(points):.2f}.</p>",
+                histogram(points, truth.full_points),
+                "<p>95% of 1000 bootstrap samples of the images lie between low and high. Predictions of one group are "
+                "equal to the pixel. Click a header to sort.</p><p>"
+                + " ".join(f"{metric}: {say_steps(steps)}." for metric, steps in truth.rubric.items()) + "</p>",
+                table(shown, sortable=True), "<h2>What needs no network would score</h2>", table(trivial),
                 f"<script>{SORT}</script>")
 
 
@@ -74,13 +84,29 @@ def cell(value):
     return "-" if value is None else html.escape(str(value))
 
 
-def table(rows, name=""):
+def say_steps(steps):
+    """A rubric's pairs of one metric, in words."""
+    return ", ".join(f"{points:g} points at {value:.3f}" for value, points in steps) + ", and linear in between"
+
+
+def histogram(points, most):
+    """An SVG drawing of how many submissions have how many points, in ten steps up to the most possible."""
+    counts, edges = np.histogram(np.clip(points, 0, most), 10, (0, most))
+    bars = [f'<rect x="{40 * i + 12}" y="{115 - height}" width="36" height="{height}"/>'
+            f'<text x="{40 * i + 30}" y="{110 - height}">{count or ""}</text>'
+            for i, (count, height) in enumerate(zip(counts, 90 * counts // counts.max()))]
+    ticks = [f'<text x="{40 * i + 10}" y="132">{edge:g}</text>' for i, edge in enumerate(edges)]
+    return f'<svg viewBox="0 0 430 140" role="img" aria-label="histogram of the points">{"".join(bars + ticks)}</svg>'
+
+
+def table(rows, sortable=False):
     """Dicts with equal keys -> an HTML table."""
     if not rows:
         return ""
-    head = "".join(f"<th>{html.escape(key.replace('_', ' '))}</th>" for key in rows[0])
+    names = [html.escape(key.replace("_", " ")) for key in rows[0]]
+    head = "".join(f"<th><button>{name}</button></th>" if sortable else f"<th>{name}</th>" for name in names)
     body = "\n".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
-    return (f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>\n'
+    return (f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
             f"<tbody>\n{body}\n</tbody></table></div>")
 
 

@@ -1,6 +1,7 @@
 """Grading: a class of good, bad and hostile submissions against a tiny truth, every verdict checked."""
 import os
 import pickle
+import re
 import subprocess
 import sys
 import unicodedata
@@ -154,6 +155,22 @@ def test_pages_escape_what_strangers_wrote(course):
     assert grading.plain_name("\u5f20.zip") != grading.plain_name("\u674e.zip") != "zip"  # a page of one's own
     assert len({grading.plain_name(name) for name in ("Anna B.zip", "anna_b.zip", "anna-b.zip", "anna_b_zip")}) == 4
     assert "packed" not in (out / "feedback" / "perfect.html").read_text("utf-8")  # a student learns nothing of others
+
+
+def test_the_page_of_the_class(course):
+    page, rows = (course["base"] / "out/grades.html").read_text("utf-8"), course["rows"]
+    points = [float(row["points"]) for row in rows.values()]
+    assert f"mean of those handed in {np.mean(points):.2f} points, median {np.median(points):.2f}." in page
+    bars = [int(count or 0) for count in re.findall(r'<rect[^>]*/><text[^>]*>(\d*)<', page)]
+    assert bars == np.histogram(points, 10, (0, 10))[0].tolist() and sum(bars) == len(rows)
+    groups = {name: row["group"] for name, row in rows.items()}
+    assert groups["perfect"] == groups["rgb"] == "A" and groups["noisy"] == "B" and groups["shifted"] == ""
+    heads = page.partition("</thead>")[0]  # a button can be reached and pressed by the keyboard
+    assert heads.count("<th>") == heads.count("<th><button>") == 12
+    lines = [line for line in course["stdout"].splitlines() if re.match(r" *\d+ +\d+\.\d{3} ", line)]
+    assert [line.split()[:2] for line in lines] == [[row["rank"], f"{float(row['points']):.3f}"]
+                                                    for row in rows.values()]
+    assert any(re.fullmatch(r" +1 +10\.000 +1\.0000  equal to the truth  perfect", line) for line in lines)
 
 
 def test_scores_equal_torchmetrics_and_ours(course):
