@@ -86,9 +86,10 @@ def plain_name(name):
     return f"{plain}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def write_tables(out, truth, grades, baselines, students):
+def write_tables(args, truth, grades, baselines, students):
     """Write grades.csv and grades.html of all that is graded so far; returns the rows, ranked."""
-    main, kind, cells = truth.metrics[0], BY_CLASS[truth.task], {each.name: each.cells for each in students}
+    out, main, kind = Path(args.out), truth.metrics[0], BY_CLASS[truth.task]
+    cells = {each.name: each.cells for each in students}
     order = sorted((-each["points"], -each["metrics"][main], name) for name, each in grades.items())
     results, twins, rows = [result[:2] for result in order], defaultdict(list), []
     for *_, name in order:
@@ -112,7 +113,7 @@ def write_tables(out, truth, grades, baselines, students):
     quoted = [{key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
                for key, value in row.items()} for row in rows]
     write_csv(out / "grades.csv", quoted, encoding="utf-8-sig")  # as spreadsheets want it
-    write_atomically(out / "grades.html", grades_page(truth, rows, baselines), durable=False)
+    write_atomically(out / "grades.html", grades_page(args, truth, rows, baselines), durable=False)
     return rows
 
 
@@ -135,15 +136,15 @@ def grade(args):
     absent = give_points(truth, unread(nothing, "not handed in", "nothing was handed in"))
     grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
-    rows = write_tables(out, truth, grades, baselines, students)
+    rows = write_tables(args, truth, grades, baselines, students)
     for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
         if not isinstance(each, dict):  # it exceeded a limit, or the system ended its process
             text = str(each or "this computer ended its process, likely for want of memory; grade it again")
             each = unread(nothing, "refused", text, getattr(each, "limit", "memory"))
         grades[name] = give_points(truth, each)
-        page = feedback_page(truth, name, grades[name])
+        page = feedback_page(args, truth, baselines, name, grades[name])
         write_atomically(out / "feedback" / f"{plain_name(name)}.html", page, durable=False)
-        rows = write_tables(out, truth, grades, baselines, students)
+        rows = write_tables(args, truth, grades, baselines, students)
     for row in rows:
         print("{rank:>4} {points:8.3f} {:8.4f}  {status:<18}  {submission}".format(row[truth.metrics[0]], **row))
     print(f"{len(grades)} submissions graded: {out / 'grades.html'}, grades.csv and feedback/ beside it")
@@ -156,4 +157,6 @@ def add_grade_arguments(sub):
     sub.add_argument("--truth", required=True, help="the folder of one split, as for training")
     sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
     sub.add_argument("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")
+    sub.add_argument("--title", help="the homework's name, for the pages")
+    sub.add_argument("--hide-truth", action="store_true", help="the students' pages show no truth, as of a hidden test")
     sub.add_argument("--out", required=True, help="the folder to write to")

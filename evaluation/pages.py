@@ -6,22 +6,26 @@ import html
 
 import numpy as np
 
-from evaluation.counts import BY_CLASS
+from evaluation.counts import BY_CLASS, MEANING
 from evaluation.submissions import TROUBLES
 
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1rem auto; padding: 0 1rem }
-h1, h2, h3, li, figcaption, code { overflow-wrap: anywhere }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
+h1, h2, li, figcaption { overflow-wrap: anywhere } .wide { overflow-x: auto; margin: 1rem 0 }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #8885; text-align: left; min-width: 3rem }
-td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; max-width: 12rem;
-  overflow-wrap: anywhere }
+td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; max-width: 10rem;
+  overflow-wrap: break-word }
 button { all: unset; cursor: pointer; text-decoration: underline dotted } button:focus-visible { outline: 2px solid }
 svg { max-width: 30rem; display: block } rect { fill: #47a } text { fill: currentColor; text-anchor: middle }
-figure { display: inline-block; margin: 0 1rem 1rem 0 } figure img { max-width: 100%; display: block }
+figure { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0 0 1.5rem } figcaption { width: 100% }
+figure div { width: 220px; max-width: calc(50% - .25rem) } img { width: 100%; display: block }
+span { border-left: 1em solid; padding: 0 .6rem 0 .3rem; outline: 1px solid #8885; white-space: nowrap }
 @media print { body { max-width: none; font-size: 10pt } .wide { overflow: visible }
-  figure, tr, thead { break-inside: avoid } h2, h3 { break-after: avoid } }
+  button { display: contents } /* Chromium leaves buttons out of repeated headers */
+  td:first-child, th:first-child { position: static } figure div { width: 23% }
+  figure, tr { break-inside: avoid } h2 { break-after: avoid } }
 """
 SORT = """
 document.querySelectorAll("th button").forEach(button => button.onclick = () => {
@@ -34,26 +38,32 @@ document.querySelectorAll("th button").forEach(button => button.onclick = () => 
 """
 
 
-def feedback_page(truth, name, grade):
+def feedback_page(args, truth, baselines, name, grade):
     """What one student is sent: nothing in it tells of the others."""
     verdict = f"{grade['status']}: {grade['points']:.2f} of {truth.full_points:g} points"
     metrics = []
     for metric, value in grade["metrics"].items():
-        low, high = grade["intervals"][metric]
-        metrics.append({"metric": metric, "score": value, "95% from": low, "to": high,
+        (low, high), best = grade["intervals"][metric], min if metric == "delta_e" else max
+        metrics.append({"metric": metric.replace("_", " "), "score": value, "95% from": low, "to": high,
+                        "best without a network": best(each["metrics"][metric] for each in baselines.values()),
                         "points": grade["points by metric"].get(metric)})
+    rules = [f"<p><strong>{metric}</strong> is {MEANING[metric]}. It gives {say_steps(steps)}: "
+             f"{grade['metrics'][metric]:.3f} is worth {grade['points by metric'][metric]:.2f} points.</p>"
+             for metric, steps in truth.rubric.items()]
     by_class = [{"class": name, BY_CLASS[truth.task]: value} for name, value in zip(truth.classes, grade["by class"])]
     void = f"; {grade['void']:.1%} of the pixels are void or of no class, which is wrong" if grade["void"] else ""
     parts = [f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found{void}</p>",
-             "<h2>Scores</h2>", table(metrics), table(by_class), "<h2>What is wrong</h2>"]
+             "<h2>Scores</h2>", *rules, table(metrics), table(by_class)]
     for trouble, lines in grade["troubles"].items():
         if lines:
             items = "".join(f"<li>{html.escape(text)}</li>" for text in lines[:200])
-            parts.append(f"<h3>{trouble} ({len(lines)})</h3><ul>{items}</ul>")
-    return page(name, *parts, "<h2>Worst images, beside truth and prediction</h2>", figures(grade["worst"]))
+            parts.append(f"<h2>{trouble} ({len(lines)})</h2><ul>{items}</ul>")
+    if grade["worst"]:
+        parts += ["<h2>Worst images</h2>", legend(truth), *(figure(*each, args.hide_truth) for each in grade["worst"])]
+    return page(f"{args.title or truth.task} \u2013 {name}", *parts)
 
 
-def grades_page(truth, rows, baselines):
+def grades_page(args, truth, rows, baselines):
     """The table of all submissions. Images and classes are on the students' own pages."""
     main, shown = truth.metrics[0], []
     columns = ("status", "points", *truth.metrics, f"{main} low", f"{main} high", "group")
@@ -64,7 +74,7 @@ def grades_page(truth, rows, baselines):
         shown.append({"submission": link, "rank": row["rank"], **{key: row[key] for key in columns}, "wrong": wrong})
     trivial = [{"baseline": name, "points": grade["points"], **grade["metrics"]} for name, grade in baselines.items()]
     points = [row["points"] for row in rows if row["status"] != "not handed in"] or [0]
-    return page(f"Grades: {truth.task}",
+    return page(f"Grades: {args.title or truth.task}",
                 f"<p>{len(rows)} submissions, {len(truth.names)} images, {truth.full_points:g} points at most; mean of "
                 f"those handed in {np.mean(points):.2f} points, median {np.median(points):.2f}.</p>",
                 histogram(points, truth.full_points),
@@ -110,10 +120,18 @@ def table(rows, sortable=False):
             f"<tbody>\n{body}\n</tbody></table></div>")
 
 
-def figures(images):
-    """Pairs (caption, address of the image) -> HTML figures."""
-    return "".join(f'<figure><img src="{uri}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
-                   for caption, uri in images)
+def legend(truth):
+    """What the colours of masks and of errors mean."""
+    keys = [*zip(truth.classes, truth.colors), ("void or no class", (0, 0, 0)), ("errors", (255, 0, 0))]
+    return "<p>" + " ".join(f'<span style="border-color: rgb{tuple(color)}">{html.escape(name)}</span>'
+                            for name, color in keys if truth.task == "segmentation" or name == "errors") + "</p>"
+
+
+def figure(caption, answer, images, hide_truth):
+    """One of scoring.draw_worst's images."""
+    shown = "".join(f'<div><img src="{uri}" alt="">{kind}</div>' for kind, uri in images.items()
+                    if not hide_truth or kind in ("input", "prediction"))
+    return f"<figure>{shown}<figcaption>{html.escape(caption + answer * (not hide_truth))}</figcaption></figure>"
 
 
 def page(title, *parts):

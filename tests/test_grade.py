@@ -1,4 +1,6 @@
 """Grading: a class of good, bad and hostile submissions against a tiny truth, every verdict checked."""
+import base64
+import io
 import os
 import pickle
 import re
@@ -171,6 +173,32 @@ def test_the_page_of_the_class(course):
     assert [line.split()[:2] for line in lines] == [[row["rank"], f"{float(row['points']):.3f}"]
                                                     for row in rows.values()]
     assert any(re.fullmatch(r" +1 +10\.000 +1\.0000  equal to the truth  perfect", line) for line in lines)
+
+
+def test_the_page_of_a_student(course, tmp_path):
+    base, row = course["base"], course["rows"]["noisy"]
+    page = (base / "out/feedback/noisy.html").read_text("utf-8")
+    told = re.search(r"<strong>miou</strong> is the intersection .* It gives 0 points at (.*), 6 points at (.*), 10 "
+                     r"points at (.*), and linear in between: (.*) is worth (.*) points", page)
+    trivial, six, ten, score, points = map(float, told.groups())
+    assert (score, points) == (round(float(row["miou"]), 3), round(float(row["points"]), 2))
+    assert points == pytest.approx(np.interp(score, [trivial, six, ten], [0, 6, 10]), abs=0.02)
+    assert f"<td>{trivial:.3f}</td>" in page  # the best that needs no network
+    assert "rgb(200, 0, 0)" in page and page.count(">truth</div>") == 3
+    name, = re.search(r">errors</div><figcaption>(\w+):", page).groups()
+    uri, = re.search(r'base64,([^"]+)" alt="">errors</div>', page).groups()
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).resize((64, 48), Image.Resampling.NEAREST))
+    mask, noisy = course["masks"][name], course["noisy"][name]
+    assert (np.all(drawn == (255, 0, 0), 2) == (mask != noisy) & (mask != 4)).all()
+    flags = "--hide-truth", "--title", "<3>"
+    grade("segmentation", base / "truth", tmp_path / "out", [base / "submissions/noisy"], *flags)
+    hidden = (tmp_path / "out/feedback/noisy.html").read_text("utf-8")
+    assert "&lt;3&gt; \u2013 noisy" in hidden and hidden.count(">prediction</div>") == 3
+    assert ">truth</div>" not in hidden and ">errors</div>" not in hidden
+    write(tmp_path, {"truth/cat/a.png": png(mask), "truth/dog/b.png": png(mask), "x.csv": b"name,label\na,dog\nb,dog"})
+    for flags, count in ((), 1), (("--hide-truth",), 0):
+        grade("classification", tmp_path / "truth", tmp_path / "out", [tmp_path / "x.csv"], *flags)
+        assert (tmp_path / "out/feedback/x.csv.html").read_text("utf-8").count("a: dog, is cat") == count
 
 
 def test_scores_equal_torchmetrics_and_ours(course):
