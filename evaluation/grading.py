@@ -6,6 +6,7 @@ downloads.py says whose submission is what. Each is read in a process of its own
 predictions.py) and scored (scoring.py, counts.py) against the truth, for points (truth.py). pages.py makes the pages.
 """
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -117,6 +118,18 @@ def write_tables(args, truth, grades, baselines, students):
     return rows
 
 
+def put_aside(out, students):
+    """Rename the tables of an earlier call, and remove the pages of submissions that are gone."""
+    number = next(n for n in itertools.count(1) if not any(out.glob(f"*.{n}.*")))
+    for path in (out / "grades.csv", out / "grades.html", out / "moodle.csv", out / "canvas.csv"):
+        if path.exists():
+            path.rename(path.with_suffix(f".{number}{path.suffix}"))
+    kept = {f"{plain_name(each.name)}.html" for each in students if each.source}
+    for path in (out / "feedback").glob("*.html"):
+        if path.name not in kept:
+            path.unlink()
+
+
 def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
     torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
@@ -136,6 +149,7 @@ def grade(args):
     absent = give_points(truth, unread(nothing, "not handed in", "nothing was handed in"))
     grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
+    put_aside(out, students)
     rows = write_tables(args, truth, grades, baselines, students)
     for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
         if not isinstance(each, dict):  # it exceeded a limit, or the system ended its process

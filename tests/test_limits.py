@@ -173,6 +173,11 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch):
     again = {path.name.removeprefix("graded ") for path in tmp_path.glob("graded *")}
     assert again == {path.name for path in submissions} - kept | {changed}
     assert {name for name, row in rows.items() if float(row["accuracy"]) == 1} == rows.keys() - {changed}
+    rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions[:1])  # the others are gone
+    assert list(rows) == ["a.csv"] and [path.name for path in (tmp_path / "out/feedback").iterdir()] == ["a.csv.html"]
+    assert [len(utils.read_csv(tmp_path / f"out/grades.{number}.csv")) for number in (1, 2)] == [2, 4]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.html")) == [
+        "grades.1.html", "grades.2.html", "grades.html"]
 
 
 def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch):
