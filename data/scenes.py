@@ -5,10 +5,15 @@ are drawn at SUPER times the final size: the image is then averaged, the mask ta
 
 What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
 lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
+
+    python -m data.scenes FOLDER    writes them as files
 """
+import argparse
 import math
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.street import (ASPECT, ASPHALT, BLACK, CLOTHES, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL,
                          SUPER, TREE, VOID, Street, bicyclist, board, building, car, conifer, fence, gantry, horizon,
@@ -236,3 +241,30 @@ def draw_scene(seed, split, index, size=SIZE):
     image = photograph(s, mask)
     step = -1 if s.mirrored else 1
     return np.ascontiguousarray(image[:, ::step]), np.ascontiguousarray(mask[:, ::step]), kind
+
+
+def write_split(folder, task, split):
+    """Write the scenes of seed 0 as files: FOLDER/split/{images,masks} with FOLDER/classes.csv, or by class."""
+    for i in range(SPLITS[split]):
+        image, mask, kind = draw_scene(0, split, i)
+        files = {SCENE_TYPES[kind]: image} if task == "classification" else {"images": image, "masks": mask}
+        for place, values in files.items():
+            path = Path(folder, split, place, f"{split}_{i:04d}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    if task != "classification":
+        classes = [*zip(range(len(CLASSES)), CLASSES, COLORS), (VOID, "void", (0, 0, 0))]
+        lines = ["id,name,r,g,b", *(f"{i},{name},{r},{g},{b}" for i, name, (r, g, b) in classes)]
+        Path(folder, "classes.csv").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m data.scenes", description=write_split.__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("--task", choices=("segmentation", "classification"), default="segmentation")
+    args = parser.parse_args()
+    try:
+        for split in SPLITS:
+            write_split(args.folder, args.task, split)
+    except OSError as error:
+        parser.error(str(error))

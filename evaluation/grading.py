@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from data import InputError, cache
 from data.images import first_few, printable
+from data.scenes import write_split
 from evaluation.counts import BY_CLASS, METRICS
 from evaluation.downloads import add_roster, find_submissions
 from evaluation.limits import LIMITS, run_each
@@ -134,7 +135,11 @@ def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
     torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
     place = Path(args.out), *setup(args)  # where to write, and to compute
-    truth, out = open_truth(args), place[0]
+    out = place[0]
+    if args.truth == "scenes":  # the embedded data, as files
+        write_split(out / "scenes", args.task, "test")
+        args.truth = out / "scenes/test"
+    truth = open_truth(args)
     paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))
     for path in (args.truth, *paths):  # there the grades would be data, or a submission, at the next call
         if out.resolve().is_relative_to(Path(path).resolve()):
@@ -168,7 +173,7 @@ def add_grade_arguments(sub):
     sub.add_argument("task", choices=tuple(METRICS))
     sub.add_argument("submissions", nargs="+", metavar="SUBMISSION",
                      help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
-    sub.add_argument("--truth", required=True, help="the folder of one split, as for training")
+    sub.add_argument("--truth", required=True, help="the folder of one split, as for training, or scenes")
     sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
     sub.add_argument("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")
     sub.add_argument("--title", help="the homework's name, for the pages")

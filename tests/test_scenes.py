@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from classroom import grade
 
-from data.scenes import CLASSES, COLORS, SCENE_TYPES, SPLITS, VOID, draw_scene
+from data.scenes import CLASSES, COLORS, SCENE_TYPES, SPLITS, VOID, draw_scene, write_split
+from data.sources import find_source
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +60,24 @@ def test_the_mask_lies_on_what_is_drawn(sample):
     steps = np.abs(np.diff(images.astype(np.int16), axis=2)).mean(-1)
     border = masks[:, :, 1:] != masks[:, :, :-1]
     assert steps[border].mean() > 2 * steps[~border].mean()
+
+
+def test_scenes_as_files(run, tmp_path, monkeypatch):
+    """Images and masks as they are drawn, found again as any folder's, and a truth of grade's."""
+    code, _, stderr = run("data/scenes.py")
+    assert code == 2 and stderr.startswith("usage: python -m data.scenes") and "Traceback" not in stderr
+    (tmp_path / "file").touch()
+    assert run("data/scenes.py", tmp_path / "file")[0] == 2
+    monkeypatch.setattr("data.scenes.SPLITS", {"train": 12, "val": 7, "test": 8})
+    for task in ("segmentation", "classification"):
+        for split in ("train", "val", "test"):
+            write_split(tmp_path / task, task, split)
+        data = find_source(str(tmp_path / task), task, None, str(tmp_path), 0)
+        assert [len(samples) for samples in data.splits.values()] == [12, 7, 8]
+        image, target, *_ = data.splits["test"].decode(3, data)
+        drawn = draw_scene(0, "test", int(data.splits["test"].names[3][-4:]))
+        assert np.array_equal(image, drawn[0].transpose(2, 0, 1))
+        assert data.classes[target] == SCENE_TYPES[drawn[2]] if task == "classification" else (target == drawn[1]).all()
+    masks = tmp_path / "segmentation/test/masks"
+    row = grade("segmentation", "scenes", tmp_path / "out", [masks])["masks"]
+    assert (row["status"], row["given"]) == ("equal to the truth", "8")
