@@ -115,8 +115,26 @@ def write_tables(args, truth, grades, baselines, students):
     quoted = [{key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
                for key, value in row.items()} for row in rows]
     write_csv(out / "grades.csv", quoted, encoding="utf-8-sig")  # as spreadsheets want it
+    if args.system:
+        write_csv(out / f"{args.system}.csv", import_rows(args, quoted, main))
     write_atomically(out / "grades.html", grades_page(args, truth, rows, baselines), durable=False)
     return rows
+
+
+def import_rows(args, rows, main):
+    """Yield the rows that Moodle's grading worksheet or Canvas's gradebook imports, of the students whose id is known.
+
+    The ids of a roster serve only where they are those of the download: as another system's they may be a stranger's.
+    """
+    same = all(row["id"] == row["roster id"] for row in rows if row.get("id") and row.get("roster id"))
+    for row in rows:
+        id = row.get("id") or same and row.get("roster id")
+        if id and args.system == "moodle":
+            yield {"Identifier": f"Participant {id}", "Full name": row["submission"], "Grade": row["points"],
+                   "Last modified (grade)": "-", "Feedback comments": f"{row['status']}, {main} {row[main]:.3f}"}
+        elif id:
+            yield {"Student": row["submission"], "ID": id, "SIS User ID": "", "SIS Login ID": "", "Section": "",
+                   args.title or args.task: row["points"]}
 
 
 def put_aside(out, students):
@@ -147,6 +165,8 @@ def grade(args):
     students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)
+    if args.system and not any(each.cells.get("id") or each.cells.get("roster id") for each in students):
+        raise InputError(f"--for {args.system}: no student has an id; grade its bulk download, or give a --roster")
     for folder in ("feedback", "graded"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     baselines = grade_baselines(truth, args, *place)
@@ -176,6 +196,8 @@ def add_grade_arguments(sub):
     sub.add_argument("--truth", required=True, help="the folder of one split, as for training, or scenes")
     sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
     sub.add_argument("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")
+    sub.add_argument("--for", dest="system", choices=("moodle", "canvas"),
+                     help="also write moodle.csv or canvas.csv, which it imports; canvas: --title is the assignment's")
     sub.add_argument("--title", help="the homework's name, for the pages")
     sub.add_argument("--hide-truth", action="store_true", help="the students' pages show no truth, as of a hidden test")
     sub.add_argument("--out", required=True, help="the folder to write to")

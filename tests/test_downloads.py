@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from classroom import grade, png, write
 
+import utils
 from data import InputError
 
 GOOD, HALF = b"name,label\na,cat\nb,dog", b"name,label\na,cat\nb,cat"
@@ -58,13 +59,33 @@ def test_moodle(tmp_path, truth, zipped):
     assert [rows[name]["roster group"] for name in ("Doe Jane", "M\u00fcller Ann", "Roe Rik")] == ["A", "A", ""]
 
 
+def test_what_moodle_imports(tmp_path, truth):
+    write(tmp_path, {"download.zip": packed(MOODLE), "a.csv": GOOD})
+    flags, wanted = ("--for", "moodle", "--roster", str(tmp_path / "roster.csv")), {
+        "Doe Jane": ("11", "10.0"), "M\u00fcller Ann": ("13", "10.0"), "Roe Rik": ("12", "0.0"),
+        "Poe Ed": ("14", "0.0"), "Deep Dee": ("15", "0.0")}
+    for id, absent in (("11", {"Nemo Nobody 16": ("16", "0.0")}), ("s1", {})):  # s1: the roster's ids are not Moodle's
+        write(tmp_path, {"roster.csv": f"name,id\nJane Doe,{id}\nNemo Nobody,16".encode()})
+        grade("classification", truth, tmp_path / "out", [tmp_path / "download.zip"], *flags)
+        rows = utils.read_csv(tmp_path / "out/moodle.csv")
+        assert list(rows[0]) == ["Identifier", "Full name", "Grade", "Last modified (grade)", "Feedback comments"]
+        assert {row["Full name"]: (row["Identifier"], row["Grade"]) for row in rows} == {
+            name: (f"Participant {id}", points) for name, (id, points) in (wanted | absent).items()}
+    assert rows[0]["Feedback comments"] == "ok, accuracy 1.000" and (tmp_path / "out/moodle.1.csv").exists()
+    with pytest.raises(InputError, match="--for canvas: no student has an id"):
+        grade("classification", truth, tmp_path / "out", [tmp_path / "a.csv"], "--for", "canvas")
+
+
 def test_canvas(tmp_path, truth):
     write(tmp_path / "submissions", {
         "doejane_101_9001_labels.csv": HALF, "doejane_101_9005_labels-1.csv": GOOD,
         "roerik_LATE_102_9002_work.zip": packed({"labels.csv": GOOD}), "poeed_103_9003_lab-2.csv": GOOD})
     write(tmp_path, {"roster.csv": b"name,id\nJane Doe,101\nRik van Roe,102\nEd Poe,7"})
     rows = grade("classification", truth, tmp_path / "out", [tmp_path / "submissions"],
-                 "--roster", str(tmp_path / "roster.csv"))
+                 "--roster", str(tmp_path / "roster.csv"), "--for", "canvas", "--title", "Cats (17)")
+    header, *lines = (tmp_path / "out/canvas.csv").read_text().splitlines()
+    assert header == "Student,ID,SIS User ID,SIS Login ID,Section,Cats (17)"
+    assert sorted(lines) == ["doejane,101,,,,10.0", "poeed,103,,,,10.0", "roerik,102,,,,10.0"]
     keys = ("status", "id", "late", "attempt", "earlier attempts", "roster id")
     assert {name: tuple(row[key] for key in keys) for name, row in rows.items()} == {
         "doejane": ("ok", "101", "", "2", "labels.csv", "101"), "roerik": ("ok", "102", "yes", "1", "", "102"),
