@@ -5,8 +5,6 @@ are drawn at SUPER times the final size: the image is then averaged, the mask ta
 
 What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
 lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
-
-    python -m data.scenes FOLDER    writes them as files
 """
 import argparse
 import math
@@ -243,9 +241,9 @@ def draw_scene(seed, split, index, size=SIZE):
     return np.ascontiguousarray(image[:, ::step]), np.ascontiguousarray(mask[:, ::step]), kind
 
 
-def write_split(folder, task, split):
-    """Write the scenes of seed 0 as files: FOLDER/split/{images,masks} with FOLDER/classes.csv, or by class."""
-    for i in range(SPLITS[split]):
+def write_scenes(folder, task, splits=SPLITS):
+    """Write the scenes of seed 0 as files: {train,val,test}/{images,masks} and classes.csv, or by class."""
+    for split, i in ((split, i) for split in splits for i in range(SPLITS[split])):
         image, mask, kind = draw_scene(0, split, i)
         files = {SCENE_TYPES[kind]: image} if task == "classification" else {"images": image, "masks": mask}
         for place, values in files.items():
@@ -259,12 +257,11 @@ def write_split(folder, task, split):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m data.scenes", description=write_split.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m data.scenes", description=write_scenes.__doc__)
     parser.add_argument("folder")
     parser.add_argument("--task", choices=("segmentation", "classification"), default="segmentation")
     args = parser.parse_args()
     try:
-        for split in SPLITS:
-            write_split(args.folder, args.task, split)
+        write_scenes(args.folder, args.task)
     except OSError as error:
         parser.error(str(error))

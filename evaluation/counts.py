@@ -78,18 +78,11 @@ def colorization_metrics(rows):
 METRICS = {"segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
            "classification": ("accuracy",),
            "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit")}
-MEANING = {
+MEANING = {  # of the metrics that the default rubrics count
     "miou": "the intersection of prediction and truth divided by their union (IoU), the mean over the classes",
     "foreground_iou": "the intersection of predicted and true foreground divided by their union",
-    "pixel_accuracy": "the share of pixels whose class is right",
-    "frequency_weighted_iou": "as miou, but classes count by their share of the pixels",
-    "boundary_f1": "how well the classes' outlines lie on the true ones: from 0 to 1",
     "accuracy": "the share of images whose class is right",
-    "psnr": "how near the pixels are to the true ones, in decibels",
-    "ssim": "how alike the local structures are: up to 1",
     "delta_e": "the colour difference that the eye sees (CIEDE2000), the mean over the pixels; smaller is better",
-    "colorfulness_ratio": "how colourful the images are, divided by how colourful the true ones are",
-    "sharpness_ratio": "how sharp the images are, divided by how sharp the true ones are",
     "colorfulness_credit": "the share of images as colourful as the true ones and nearer to them than grey is",
 }
 BY_CLASS = {"segmentation": "IoU", "classification": "accuracy", "colorization": None}

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data import InputError, cache
 from data.images import first_few, printable
-from data.scenes import write_split
+from data.scenes import write_scenes
 from evaluation.counts import BY_CLASS, METRICS
 from evaluation.downloads import add_roster, find_submissions
 from evaluation.limits import LIMITS, run_each
@@ -122,10 +122,8 @@ def write_tables(args, truth, grades, baselines, students):
 
 
 def import_rows(args, rows, main):
-    """Yield the rows that Moodle's grading worksheet or Canvas's gradebook imports, of the students whose id is known.
-
-    The ids of a roster serve only where they are those of the download: as another system's they may be a stranger's.
-    """
+    """Yield what Moodle's grading worksheet or Canvas's gradebook imports of the students whose id is known."""
+    # A roster may hold another system's ids, and points must not go to strangers.
     same = all(row["id"] == row["roster id"] for row in rows if row.get("id") and row.get("roster id"))
     for row in rows:
         id = row.get("id") or same and row.get("roster id")
@@ -140,13 +138,11 @@ def import_rows(args, rows, main):
 def put_aside(out, students):
     """Rename the tables of an earlier call, and remove the pages of submissions that are gone."""
     number = next(n for n in itertools.count(1) if not any(out.glob(f"*.{n}.*")))
-    for path in (out / "grades.csv", out / "grades.html", out / "moodle.csv", out / "canvas.csv"):
-        if path.exists():
-            path.rename(path.with_suffix(f".{number}{path.suffix}"))
-    kept = {f"{plain_name(each.name)}.html" for each in students if each.source}
-    for path in (out / "feedback").glob("*.html"):
-        if path.name not in kept:
-            path.unlink()
+    for path in filter(Path.exists, map(out.joinpath, ("grades.csv", "grades.html", "moodle.csv", "canvas.csv"))):
+        path.rename(path.with_suffix(f".{number}{path.suffix}"))
+    kept = {out / "feedback" / f"{plain_name(each.name)}.html" for each in students if each.source}
+    for path in {*(out / "feedback").glob("*.html")} - kept:
+        path.unlink()
 
 
 def grade(args):
@@ -155,7 +151,7 @@ def grade(args):
     place = Path(args.out), *setup(args)  # where to write, and to compute
     out = place[0]
     if args.truth == "scenes":  # the embedded data, as files
-        write_split(out / "scenes", args.task, "test")
+        write_scenes(out / "scenes", args.task, ["test"])
         args.truth = out / "scenes/test"
     truth = open_truth(args)
     paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))

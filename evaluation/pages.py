@@ -29,9 +29,7 @@ span { border-left: 1em solid; padding: 0 .6rem 0 .3rem; outline: 1px solid #888
 """
 SORT = """
 document.querySelectorAll("th button").forEach(button => button.onclick = () => {
-  const th = button.parentNode, body = th.closest("table").tBodies[0], sign = th.ariaSort == "ascending" ? -1 : 1;
-  th.closest("tr").querySelectorAll("th").forEach(other => other.ariaSort = null);
-  th.ariaSort = sign > 0 ? "ascending" : "descending";
+  const th = button.parentNode, body = th.closest("table").tBodies[0], sign = button.value = -(button.value || -1);
   const text = row => row.cells[th.cellIndex].textContent;
   body.append(...[...body.rows].sort((a, b) => sign * text(a).localeCompare(text(b), "en", {numeric: true})));
 });
@@ -47,19 +45,17 @@ def feedback_page(args, truth, baselines, name, grade):
         metrics.append({"metric": metric.replace("_", " "), "score": value, "95% from": low, "to": high,
                         "best without a network": best(each["metrics"][metric] for each in baselines.values()),
                         "points": grade["points by metric"].get(metric)})
-    rules = [f"<p><strong>{metric}</strong> is {MEANING[metric]}. It gives {say_steps(steps)}: "
-             f"{grade['metrics'][metric]:.3f} is worth {grade['points by metric'][metric]:.2f} points.</p>"
-             for metric, steps in truth.rubric.items()]
     by_class = [{"class": name, BY_CLASS[truth.task]: value} for name, value in zip(truth.classes, grade["by class"])]
     void = f"; {grade['void']:.1%} of the pixels are void or of no class, which is wrong" if grade["void"] else ""
     parts = [f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found{void}</p>",
-             "<h2>Scores</h2>", *rules, table(metrics), table(by_class)]
+             "<h2>Scores</h2>", *explain_points(truth), table(metrics), table(by_class)]
     for trouble, lines in grade["troubles"].items():
         if lines:
             items = "".join(f"<li>{html.escape(text)}</li>" for text in lines[:200])
             parts.append(f"<h2>{trouble} ({len(lines)})</h2><ul>{items}</ul>")
-    if grade["worst"]:
-        parts += ["<h2>Worst images</h2>", legend(truth), *(figure(*each, args.hide_truth) for each in grade["worst"])]
+    # That a class's guess is among the worst tells that it is wrong.
+    if grade["worst"] and not (args.hide_truth and truth.task == "classification"):
+        parts += worst_images(truth, grade["worst"], args.hide_truth)
     return page(f"{args.title or truth.task} \u2013 {name}", *parts)
 
 
@@ -79,8 +75,7 @@ def grades_page(args, truth, rows, baselines):
                 f"those handed in {np.mean(points):.2f} points, median {np.median(points):.2f}.</p>",
                 histogram(points, truth.full_points),
                 "<p>95% of 1000 bootstrap samples of the images lie between low and high. Predictions of one group are "
-                "equal to the pixel. Click a header to sort.</p><p>"
-                + " ".join(f"{metric}: {say_steps(steps)}." for metric, steps in truth.rubric.items()) + "</p>",
+                "equal to the pixel. Click a header to sort.</p>", *explain_points(truth),
                 table(shown, sortable=True), "<h2>What needs no network would score</h2>", table(trivial),
                 f"<script>{SORT}</script>")
 
@@ -94,9 +89,11 @@ def cell(value):
     return "-" if value is None else html.escape(str(value))
 
 
-def say_steps(steps):
-    """A rubric's pairs of one metric, in words."""
-    return ", ".join(f"{points:g} points at {value:.3f}" for value, points in steps) + ", and linear in between"
+def explain_points(truth):
+    """Yield the rubric in words, a paragraph a metric."""
+    for metric, steps in truth.rubric.items():
+        told = ", ".join(f"{points:g} points at {value:.3f}" for value, points in steps)
+        yield f"<p><strong>{metric}</strong>, {MEANING.get(metric, 'one of the scores')}: {told}, linear in between</p>"
 
 
 def histogram(points, most):
@@ -120,18 +117,15 @@ def table(rows, sortable=False):
             f"<tbody>\n{body}\n</tbody></table></div>")
 
 
-def legend(truth):
-    """What the colours of masks and of errors mean."""
-    keys = [*zip(truth.classes, truth.colors), ("void or no class", (0, 0, 0)), ("errors", (255, 0, 0))]
-    return "<p>" + " ".join(f'<span style="border-color: rgb{tuple(color)}">{html.escape(name)}</span>'
-                            for name, color in keys if truth.task == "segmentation" or name == "errors") + "</p>"
-
-
-def figure(caption, answer, images, hide_truth):
-    """One of scoring.draw_worst's images."""
-    shown = "".join(f'<div><img src="{uri}" alt="">{kind}</div>' for kind, uri in images.items()
-                    if not hide_truth or kind in ("input", "prediction"))
-    return f"<figure>{shown}<figcaption>{html.escape(caption + answer * (not hide_truth))}</figcaption></figure>"
+def worst_images(truth, worst, hide_truth):
+    """The legend of the masks' colours, and figures of what scoring.draw_worst drew."""
+    keys = [*zip(truth.classes, truth.colors), ("void or no class", (0, 0, 0))] if truth.colors else []
+    yield "<h2>Worst images</h2>"
+    yield from (f'<span style="border-color: rgb{tuple(color)}">{html.escape(name)}</span>' for name, color in keys)
+    for caption, images in worst:
+        shown = "".join(f'<div><img src="{uri}" alt="">{kind}</div>' for kind, uri in images.items()
+                        if not hide_truth or kind in ("input", "prediction"))
+        yield f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def page(title, *parts):

@@ -178,15 +178,16 @@ def test_the_page_of_the_class(course):
 def test_the_page_of_a_student(course, tmp_path):
     base, row = course["base"], course["rows"]["noisy"]
     page = (base / "out/feedback/noisy.html").read_text("utf-8")
-    told = re.search(r"<strong>miou</strong> is the intersection .* It gives 0 points at (.*), 6 points at (.*), 10 "
-                     r"points at (.*), and linear in between: (.*) is worth (.*) points", page)
-    trivial, six, ten, score, points = map(float, told.groups())
-    assert (score, points) == (round(float(row["miou"]), 3), round(float(row["points"]), 2))
-    assert points == pytest.approx(np.interp(score, [trivial, six, ten], [0, 6, 10]), abs=0.02)
-    assert f"<td>{trivial:.3f}</td>" in page  # the best that needs no network
+    told = re.search(r"<strong>miou</strong>, the intersection .*: 0 points at (.*), 6 points at (.*), 10 points at "
+                     r"(.*), linear in between", page)
+    steps, cells = list(map(float, told.groups())), re.findall(r"<td>([^<]*)</td>", page)
+    low, high, trivial, points = map(float, cells[2:6])
+    assert cells[:2] == ["miou", f"{float(row['miou']):.3f}"] and low < float(cells[1]) < high
+    assert trivial == steps[0] and points == float(row["points"])  # they begin at the best that needs no network
+    assert points == pytest.approx(np.interp(float(row["miou"]), steps, [0, 6, 10]), abs=0.02)
     assert "rgb(200, 0, 0)" in page and page.count(">truth</div>") == 3
-    name, = re.search(r">errors</div><figcaption>(\w+):", page).groups()
-    uri, = re.search(r'base64,([^"]+)" alt="">errors</div>', page).groups()
+    name, = re.search(r">errors in red</div><figcaption>(\w+):", page).groups()
+    uri, = re.search(r'base64,([^"]+)" alt="">errors in red</div>', page).groups()
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).resize((64, 48), Image.Resampling.NEAREST))
     mask, noisy = course["masks"][name], course["noisy"][name]
     assert (np.all(drawn == (255, 0, 0), 2) == (mask != noisy) & (mask != 4)).all()
@@ -194,9 +195,9 @@ def test_the_page_of_a_student(course, tmp_path):
     grade("segmentation", base / "truth", tmp_path / "out", [base / "submissions/noisy"], *flags)
     hidden = (tmp_path / "out/feedback/noisy.html").read_text("utf-8")
     assert "&lt;3&gt; \u2013 noisy" in hidden and hidden.count(">prediction</div>") == 3
-    assert ">truth</div>" not in hidden and ">errors</div>" not in hidden
+    assert ">truth</div>" not in hidden and ">errors in red</div>" not in hidden
     write(tmp_path, {"truth/cat/a.png": png(mask), "truth/dog/b.png": png(mask), "x.csv": b"name,label\na,dog\nb,dog"})
-    for flags, count in ((), 1), (("--hide-truth",), 0):
+    for flags, count in ((), 1), (("--hide-truth",), 0):  # which images are wrong is hidden, too
         grade("classification", tmp_path / "truth", tmp_path / "out", [tmp_path / "x.csv"], *flags)
         assert (tmp_path / "out/feedback/x.csv.html").read_text("utf-8").count("a: dog, is cat") == count
 

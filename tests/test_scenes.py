@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from classroom import grade
 
-from data.scenes import CLASSES, COLORS, SCENE_TYPES, SPLITS, VOID, draw_scene, write_split
+from data.scenes import CLASSES, COLORS, SCENE_TYPES, SPLITS, VOID, draw_scene, write_scenes
 from data.sources import find_source
 
 
@@ -70,8 +70,7 @@ def test_scenes_as_files(run, tmp_path, monkeypatch):
     assert run("data/scenes.py", tmp_path / "file")[0] == 2
     monkeypatch.setattr("data.scenes.SPLITS", {"train": 12, "val": 7, "test": 8})
     for task in ("segmentation", "classification"):
-        for split in ("train", "val", "test"):
-            write_split(tmp_path / task, task, split)
+        write_scenes(tmp_path / task, task, ("train", "val", "test"))
         data = find_source(str(tmp_path / task), task, None, str(tmp_path), 0)
         assert [len(samples) for samples in data.splits.values()] == [12, 7, 8]
         image, target, *_ = data.splits["test"].decode(3, data)
