@@ -123,24 +123,22 @@ def score_rows(truth, rows):
 def draw_worst(truth, score, index, prediction):
     """(caption, {"input", "truth", "prediction", "errors in red": data URI of an image})"""
     target, result = truth.targets[index], f"{METRICS[truth.task][0]} {score:.3f}"
-    photo = np.asarray(read_image(truth.images[index]))
-    grey = photo.mean(2, keepdims=True).repeat(3, 2)
-    images = {"input": photo}
+    photo = read_image(truth.images[index])
+    size, images = (220, max(1, min(440, 220 * photo.height // photo.width))), {"input": photo}
     if truth.task == "classification":
         guess = truth.classes[prediction] if prediction >= 0 else "no class"
         result = f"{guess}, is {truth.classes[target]}"
     elif truth.task == "segmentation":
-        images |= {"truth": colorize_mask(target, truth.colors), "prediction": colorize_mask(prediction, truth.colors)}
-        errors = (prediction != target) & (target != VOID)
+        errors = ((prediction != target) & (target != VOID)).astype(np.uint8) * 255
+        target, prediction = (colorize_mask(mask, truth.colors) for mask in (target, prediction))
     else:
-        images = {"input": grey, "truth": target, "prediction": prediction}
-        errors = (np.abs(target - prediction.astype(float)).mean(2) / 64).clip(0, 1)
-    if "truth" in images:
-        images["errors in red"] = np.array([255, 0, 0]) * errors[..., None] + (127 + grey / 2) * (1 - errors[..., None])
-    size, uris = (220, max(1, min(440, 220 * photo.shape[0] // photo.shape[1]))), {}
-    for kind, values in images.items():
+        images, errors = {"input": photo.convert("L")}, np.abs(target.astype(np.int16) - prediction).max(2)
+    if truth.task != "classification":
+        red_on_white = np.stack([np.full_like(errors, 255), 255 - errors, 255 - errors], 2).astype(np.uint8)
+        images |= {kind: Image.fromarray(values) for kind, values in (
+            ("truth", target), ("prediction", prediction), ("errors in red", red_on_white))}
+    for kind, image in images.items():
         form = "png" if truth.task == "segmentation" and kind != "input" else "jpeg"  # JPEG would smear a mask
-        image = Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.BOX)
-        image.save(buffer := io.BytesIO(), form, quality=80)
-        uris[kind] = f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f"{printable(truth.names[index])}: {result}", uris
+        image.resize(size, Image.Resampling.BOX).save(buffer := io.BytesIO(), form, quality=80)
+        images[kind] = f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"{printable(truth.names[index])}: {result}", images
