@@ -132,7 +132,8 @@ def draw_worst(truth, score, index, prediction):
         errors = ((prediction != target) & (target != VOID)).astype(np.uint8) * 255
         target, prediction = (colorize_mask(mask, truth.colors) for mask in (target, prediction))
     else:
-        images, errors = {"input": photo.convert("L")}, np.abs(target.astype(np.int16) - prediction).max(2)
+        images = {"input": photo.convert("L")}
+        errors = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # a quarter is wholly wrong
     if truth.task != "classification":
         red_on_white = np.stack([np.full_like(errors, 255), 255 - errors, 255 - errors], 2).astype(np.uint8)
         images |= {kind: Image.fromarray(values) for kind, values in (
