@@ -152,7 +152,7 @@ def grade(args):
     out = place[0]
     if args.truth == "scenes":  # the embedded data, as files
         write_scenes(out / "scenes", args.task, ["test"])
-        args.truth = out / "scenes/test"
+        args.truth = os.path.join(out, "scenes", "test")
     truth = open_truth(args)
     paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))
     for path in (args.truth, *paths):  # there the grades would be data, or a submission, at the next call
@@ -161,8 +161,9 @@ def grade(args):
     students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)
-    if args.system and not any(each.cells.get("id") or each.cells.get("roster id") for each in students):
-        raise InputError(f"--for {args.system}: no student has an id; grade its bulk download, or give a --roster")
+    unknown = [each.name for each in students if each.source and not {"id", "roster id"} & each.cells.keys()]
+    if args.system and unknown:  # and a zip among others that looks like a download gives nobody points
+        raise InputError(f"--for {args.system}: {unknown[0]} has no id; grade downloads alone, or give a --roster")
     for folder in ("feedback", "graded"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     baselines = grade_baselines(truth, args, *place)

@@ -19,7 +19,7 @@ td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; 
   overflow-wrap: break-word }
 button { all: unset; cursor: pointer; text-decoration: underline dotted } button:focus-visible { outline: 2px solid }
 svg { max-width: 30rem; display: block } rect { fill: #47a } text { fill: currentColor; text-anchor: middle }
-figure { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0 0 1.5rem } figcaption { width: 100% }
+figure { display: flex; flex-wrap: wrap; gap: .5rem; margin: .75rem 0 1.5rem } figcaption { width: 100% }
 figure div { width: 220px; max-width: calc(50% - .25rem) } img { width: 100%; display: block }
 span { border-left: 1em solid; padding: 0 .6rem 0 .3rem; outline: 1px solid #8885; white-space: nowrap }
 @media print { body { max-width: none; font-size: 10pt } .wide { overflow: visible }

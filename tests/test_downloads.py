@@ -72,8 +72,8 @@ def test_what_moodle_imports(tmp_path, truth):
         assert {row["Full name"]: (row["Identifier"], row["Grade"]) for row in rows} == {
             name: (f"Participant {id}", points) for name, (id, points) in (wanted | absent).items()}
     assert rows[0]["Feedback comments"] == "ok, accuracy 1.000" and (tmp_path / "out/moodle.1.csv").exists()
-    with pytest.raises(InputError, match="--for canvas: no student has an id"):
-        grade("classification", truth, tmp_path / "out", [tmp_path / "a.csv"], "--for", "canvas")
+    with pytest.raises(InputError, match="--for canvas: a.csv has no id"):
+        grade("classification", truth, tmp_path / "out", sorted(tmp_path.glob("*.*")), "--for", "canvas")
 
 
 def test_canvas(tmp_path, truth):
