@@ -1,6 +1,7 @@
 """Tiny data sets, and the scripts run as a user runs them."""
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/benchmarks")]
 
 from data.masks import VOID  # noqa: E402
+
+# A shell's background job ignores Ctrl-C from the start; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
