@@ -63,7 +63,9 @@ class BlockingCopies(TorchDispatchMode):
 def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_path):
     task, size, count = TASKS[script], (32, 48), 12
     targets = {"segmentation": np.zeros((count, *size), np.uint8), "classification": np.zeros(count, np.int64)}
-    split = Split(np.zeros((count, 3, *size), np.uint8), targets.get(task), [str(i) for i in range(count)])
+    images = np.zeros((count, 3, *size), np.uint8)
+    images[:, 0] = 99  # task 3 refuses grey ones
+    split = Split(images, targets.get(task), [str(i) for i in range(count)])
     splits = {"train": split, "val": split, "test": split}
     data = DataSet("zeros", task, size, ["a", "b", "c"], [(0, 0, 0)] * 3, [0, 1, 2], splits)
     copies, load = BlockingCopies(), Run.batches

@@ -411,7 +411,8 @@ class Reader:
             path = self.write(mutate(archive.getvalue(), edits if how % 3 == 2 else []), "submission.zip")
         grade = scoring.grade_job(truth, ("x", str(path), self.out / "x.json", torch.device("cpu"), torch.float32))
         grade = grading.give_points(truth, grade)
-        pages.feedback_page(truth, path.name, grade)
+        flags = argparse.Namespace(title=None, hide_truth=False)
+        pages.feedback_page(flags, truth, {"nothing": grade}, path.name, grade)
         if grade["status"] == "refused":
             raise InputError("said by the grade itself")
 
