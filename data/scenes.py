@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.masks import Classes, write_classes
 from data.street import (ASPECT, ASPHALT, BLACK, CLOTHES, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL,
                          SUPER, TREE, VOID, Street, bicyclist, board, building, car, conifer, fence, gantry, horizon,
                          lamp, pedestrian, photograph, sign, telegraph_pole, traffic_light, tree)
@@ -251,9 +252,8 @@ def write_scenes(folder, task, splits=SPLITS):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(path)
     if task != "classification":
-        classes = [*zip(range(len(CLASSES)), CLASSES, COLORS), (VOID, "void", (0, 0, 0))]
-        lines = ["id,name,r,g,b", *(f"{i},{name},{r},{g},{b}" for i, name, (r, g, b) in classes)]
-        Path(folder, "classes.csv").write_text("\n".join(lines))
+        colors = dict(enumerate(COLORS)) | {VOID: (0, 0, 0)}
+        write_classes(Path(folder, "classes.csv"), Classes(dict(enumerate(CLASSES)), colors, {VOID}))
 
 
 if __name__ == "__main__":
