@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from data import InputError, scenes, street
+from data import InputError, light, scenes, street
 from data.images import open_image, printable, read_header, to_rgb
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
@@ -126,7 +126,7 @@ class Samples:
 
 class Scenes(Samples):
     """The street scenes of one split, drawn at the training size."""
-    files = [scenes.__file__, street.__file__]  # what the drawings depend on
+    files = [scenes.__file__, street.__file__, light.__file__]  # what the drawings depend on
 
     def __init__(self, split: str):
         super().__init__([f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])], [])
