@@ -1,8 +1,8 @@
 """The embedded data set: street scenes in CamVid's 11 classes and colours, drawn with Pillow and numpy alone.
 
-Each of the six scene types is a function that says what stands where; data/street.py draws the things and data/light.py
-takes the photograph. Both are drawn at SUPER times the final size: the image is then averaged, the mask takes the
-sample at the pixel's centre.
+Each of the six scene types is a function that says what stands where, in metres; data/street.py draws the things and
+data/light.py takes the photograph. Both work at SUPER times the final size: the image is then averaged, the mask takes
+the sample at the pixel's centre.
 
 What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
 lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
@@ -16,9 +16,8 @@ from PIL import Image
 
 from data.light import photograph
 from data.masks import Classes, write_classes
-from data.street import (ASPECT, ASPHALT, BLACK, CLOTHES, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL,
-                         SUPER, TREE, VOID, Street, bicyclist, board, building, car, conifer, fence, gantry, horizon,
-                         lamp, pedestrian, sign, telegraph_pole, traffic_light, tree)
+from data.street import (ASPHALT, BLACK, CARS, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL, SUPER, TREE,
+                         VOID, Street, building, car, conifer, fence, figure, horizon, mark, tree)
 
 CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
            "Bicyclist")
@@ -27,177 +26,162 @@ COLORS = ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40
 SCENE_TYPES = ("avenue", "old town", "suburb", "highway", "country road", "waterfront")
 SPLITS = {"train": 1200, "val": 200, "test": 400}
 SIZE = (96, 128)
+INWARD = {-1: 0, 1: math.pi}  # the heading of what reaches over the road from a side of it
 
 
-def fence_row(s, x, height, rgb, kind, step=8.0, gap=0.0):
-    for z in np.arange(0, 110, step).tolist():
-        s.add(z + step, fence, x, z, z + step - gap, height, rgb, kind)
+def marks(s, places, width=.08, length=8.0, gap=0.0, share=1.0):
+    """Lines along the road, dashed where there is a gap."""
+    phase = s.some((0.0, length + gap))
+    for x in places:
+        s.row(mark, x, width, start=-phase, stop=FAR, length=length, gap=gap, share=share, order=1e8)
 
 
-def terrace(s, side, x, heights, lengths, gaps, roofs, floor=3.2, bay=2.8):
-    """Buildings along one side of the street; gaps and roofs: the shares with a gap behind, a pitched roof."""
-    z = s.between(-6, 2)
-    while z < FAR:
-        end, roof = z + s.between(*lengths), s.between(2, 4) if s.chance(roofs) else 0
-        s.add(end, building, side, x, z, end, s.between(*heights), roof, s.chance(.5), floor, bay)
-        z = end + (s.between(2, 7) if s.chance(gaps) else 0)
-
-
-def traffic(s, half, lanes, number, lorries=.1):
+def traffic(s, half, lanes, gap, models=CARS * 2 + [LORRY]):
     """Cars on a road of this half width, with so many lanes each way; who drives on the left comes towards us."""
-    for z in (8 + 70 * s.rng.random(number) ** 1.5).tolist():
-        side = s.pick((-1, 1))
-        x = side * half * (s.rng.integers(lanes) + s.between(.4, .6)) / lanes
-        s.add(z + 4, car, x, z, side < 0, LORRY if s.chance(lorries) else None)
+    for lane in range(-lanes, lanes):
+        x = half / lanes * (lane + .5)
+        s.row(car, (x - .3, x + .3), models, start=(8, 8 + gap), stop=80, length=5, gap=(4, 2 * gap))
 
 
-def street_life(s, half, pavement, people, bikes, lights):
-    """What any street has: people on the pavement and off it, bicyclists, signs, traffic lights and crossings."""
-    for z in (5 + 28 * s.rng.random(s.rng.poisson(people)) ** 1.5).tolist():
-        x = s.pick((-1, 1)) * (half + s.between(.2, .8) * pavement)
-        s.add(z, pedestrian, x if s.chance(.85) else s.between(-half, half), z)
-    for z in (5 + 14 * s.rng.random(s.rng.poisson(bikes)) ** 1.3).tolist():
-        s.add(z, bicyclist, s.pick((-1, 1)) * half * s.between(.35, .95), z)
-    for z in (6 + 26 * s.rng.random(s.rng.integers(1, 4)) ** 1.3).tolist():
-        s.add(z, traffic_light if s.chance(lights) else sign, s.pick((-1, 1)) * (half + .5), z)
-    if s.chance(lights):
-        s.crossing = s.between(7, 20)
+def street_life(s, half, pavement, people, bikes, lights=0.0):
+    """What any street has: people and bicyclists (metres between them), signs, traffic lights and crossings."""
+    signs = ["ban", "warning", "advice", "stop"]
+    for side in (-1, 1):
+        walk = [(side * half, side * (half + pavement))] * 6 + [(0.0, side * half)]
+        s.row(figure, walk, "person", (.85, 1.1), [0, math.pi, (0, 1), (2.1, 3.1)], start=(5, people), stop=34,
+              gap=(1, people * 1.6))
+        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, [(.05, 1.3), (1.8, 3.1)], start=(5, bikes),
+              stop=20, gap=bikes)
+        s.row(figure, side * (half + .5), ["red light", "green light"] if s.rng.random() < lights else signs, (.85, 1.15),
+              start=(6, 28), stop=32, gap=(6, 20))
+    if s.rng.random() < lights:
+        z = s.some((7, 20))
+        for x in np.arange(.3 - half, half - .3, 1.1).tolist():
+            s.add(1e8, mark, x, z, z + 3.2, .55)
 
 
 def avenue(s):
     """A wide road, trees in rows along broad pavements, tall buildings behind them."""
-    half, pavement, step = s.between(6, 8.5), s.between(4.5, 7), s.between(8, 12)
-    green = [(-1.2, ASPHALT, ROAD, 0), (1.2, GRASS, TREE, 0)] if s.chance(.4) else []
-    s.bands = [(-half, SLABS, PAVEMENT, .6), *green, (half, ASPHALT, ROAD, 0), (FAR, SLABS, PAVEMENT, .6)]
-    s.marks = [(-half / 2, .08, 8), (half / 2, .08, 8), (-.15, .07, 0), (.15, .07, 0)]
-    s.eye_x = s.between(.1, .8) * half
-    for side in (-1, 1):
-        terrace(s, side, side * (half + pavement), (12, 28), (14, 24), gaps=.15, roofs=.2)
-        s.row(4, 100, step, tree, side * (half + 1.2), (5, 10.5), (.7, 1))
-        s.row(6, 60, 8, car, side * (half - 1.1), side < 0, share=.4, reach=4)
-        s.row(5, 70, 24, lamp, side * (half + .6), (7.5, 9.5), -side * 1.8)
-        if s.chance(.3):
-            fence_row(s, side * (half + .3), 1.0, s.vary(STEEL, .5), "rails", 12.0, 6.0)
+    half, pavement, green = s.some((6, 8.5)), s.some((4.5, 7)), s.some([0, 1.2])
+    lawn = [(-1.2, ASPHALT, ROAD, 0), (1.2, GRASS, TREE, 0)] if green else []
+    s.bands = [(-half, SLABS, PAVEMENT, .6), *lawn, (half, ASPHALT, ROAD, 0), (FAR, SLABS, PAVEMENT, .6)]
+    marks(s, (-half / 2, half / 2), gap=4, length=4)
     if green:
-        s.row(9, 90, 11, tree, 0, (4, 8))
-    traffic(s, half, 2, s.rng.integers(2, 7))
-    street_life(s, half, pavement, 4, .9, .4)
+        s.row(tree, 0, (4, 8), gap=(9, 13))
+    else:
+        marks(s, (-.15, .15))
+    s.eye_x = s.some((.1, .8)) * half
+    step = s.some((8, 12))
+    for side in (-1, 1):
+        s.row(building, side * (half + pavement), (12, 28), [0, 0, 0, 0, 3], start=(-6, 2), stop=FAR, length=(14, 24),
+              gap=[0, 0, 0, 0, 0, 5])
+        s.row(tree, side * (half + 1.2), (5, 10.5), (.7, 1), gap=step)
+        s.row(car, side * (half - 1.1), CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.4)
+        s.row(figure, side * (half + .6), "lamp", (1.1, 1.3), INWARD[side], gap=24)
+        s.row(fence, side * (half + .3), 1.0, STEEL, "rails", length=6.0, gap=6.0, share=s.some([0, 0, .9]))
+    traffic(s, half, 2, 45)
+    street_life(s, half, pavement, 8, 30, .4)
 
 
 def old_town(s):
     """A narrow street of cobbles between close, tall, coloured fronts with steep roofs, lanterns and shop signs."""
-    half, pavement = s.between(2.2, 3.4), s.between(1.0, 2.2)
-    front = half + pavement
-    road = s.pick(((COBBLES, ROAD, .16), (ASPHALT, ROAD, 0)))
+    half, pavement = s.some((2.2, 3.4)), s.some((1.0, 2.2))
+    front, road = half + pavement, s.some([(COBBLES, ROAD, .16), (ASPHALT, ROAD, 0)])
     s.bands = [(-half, SLABS, PAVEMENT, .5), (half, *road), (FAR, SLABS, PAVEMENT, .5)]
-    s.eye_x = s.between(-.6, .6) * half
+    s.eye_x = s.some((-.6, .6)) * half
     for side in (-1, 1):
-        terrace(s, side, side * front, (5, 12), (5, 9), gaps=.12, roofs=.9, floor=2.9, bay=1.9)
-        s.row(5, 70, 15, lamp, side * (half + .3), (3.2, 4), 0)
-        for z in np.arange(4, 30, 5).tolist():
-            if s.chance(.4):
-                s.add(z, board, *sorted((side * front, side * (front - 1.2))), 2.7, 3.6, z, s.vary(s.pick(CLOTHES)))
-        if s.chance(.4):
-            z = s.between(5, 12)
-            s.add(z + 4, fence, side * (half + .25), z, z + 4, 1.0, BLACK, "rails")
-        s.row(6, 60, 30, tree, side * (half + .7), (3.5, 6.5), .7)
-    traffic(s, half, 1, s.rng.integers(0, 3), 0)
-    street_life(s, half, pavement, 4, .9, .1)
+        s.row(building, side * front, (5, 12), [(2, 4)] * 9 + [0], 2.9, 1.9, start=(-6, 2), stop=FAR, length=(5, 9),
+              gap=[0] * 7 + [(2, 7)])
+        s.row(figure, side * (half + .3), "lantern", (.9, 1.1), gap=15)
+        s.row(figure, side * front, "shop sign", (.8, 1.1), INWARD[side], stop=32, gap=(4, 16))
+        s.row(fence, side * (half + .25), 1.0, BLACK, "rails", start=(5, 12), stop=13, length=4, share=.4)
+        s.row(tree, side * (half + .7), (3.5, 6.5), .7, start=(6, 36), stop=60, gap=30)
+    traffic(s, half, 1, 60, CARS)
+    street_life(s, half, pavement, 8, 30, .1)
 
 
 def suburb(s):
     """Detached houses with pitched roofs, in gardens behind fences and hedges."""
-    half, pavement = s.between(3, 4.8), s.between(1.4, 2.4)
+    half, pavement = s.some((3, 4.8)), s.some((1.4, 2.4))
     front = half + pavement
     s.bands = [(-front, GRASS, TREE, 0), (-half, SLABS, PAVEMENT, .6), (half, ASPHALT, ROAD, 0),
                (front, SLABS, PAVEMENT, .6), (FAR, GRASS, TREE, 0)]
-    s.marks = [(0, .06, 6)] if s.chance(.5) else []
-    s.eye_x = s.between(-.3, .6) * half
+    marks(s, (0,), .07, 3, 3, s.some([0, 1]))
+    s.eye_x = s.some((-.3, .6)) * half
     for side in (-1, 1):
-        garden, kind = s.between(3, 7), s.pick(("boards", "boards", "rails", "hedge"))
-        fence_row(s, side * (front + .3), 1.1, s.vary((190, 175, 155), .5), kind, gap=.8)
-        z = s.between(-4, 8)
-        while z < FAR:
-            end = z + s.between(8, 12)
-            s.add(end, building, side, side * (front + garden), z, end, s.between(2.8, 6.5), s.between(2.2, 4))
-            z = end + s.between(4, 9)
-            s.add(z - 2, s.pick((tree, tree, conifer)), side * (front + s.between(1.5, garden)), z - 2,
-                  s.between(4, 10))
-        s.row(6, 60, 8, car, side * (half - .8), side < 0, share=.25, reach=4)
-    side = s.pick((-1, 1))
-    s.row(5, 70, 22, lamp, side * (half + .4), (5, 6), -side)
-    traffic(s, half, 1, s.rng.integers(0, 3))
-    street_life(s, half, pavement, 2.5, .8, .1)
-    s.add(1e9, horizon, s.pick(("hills", "wood", "skyline")), .09)
+        garden, kind = s.some((3, 7)), s.some(["boards", "boards", "rails", "hedge"])
+        s.row(fence, side * (front + .3), 1.1, s.vary((190, 175, 155), .5), kind, start=0, length=7.2, gap=.8)
+        s.row(building, side * (front + garden), (2.8, 6.5), (2.2, 4), start=(-4, 8), stop=FAR, length=(8, 12),
+              gap=(4, 9))
+        s.row([tree, tree, conifer], (side * (front + 1.5), side * (front + garden)), (4, 10), gap=(8, 24))
+        s.row(car, side * (half - .8), CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.25)
+    side = s.some([-1, 1])
+    s.row(figure, side * (half + .4), "lamp", (.7, .85), INWARD[side], gap=22)
+    traffic(s, half, 1, 50)
+    street_life(s, half, pavement, 14, 34, .1)
+    s.add(1e9, horizon, s.some(["hills", "wood", "skyline"]), .09)
 
 
 def highway(s):
     """Many lanes each way, crash barriers along their edges and between them, signs on gantries."""
-    lanes = s.pick((2, 3, 3))
+    lanes = s.some([2, 3, 3])
     edge = 1.5 + 3.7 * lanes
-    half = edge + 2
+    half, steel = edge + 2, s.vary((168, 172, 176), .3)
     s.bands = [(-half, GRASS, TREE, 0), (half, ASPHALT, ROAD, 0), (FAR, GRASS, TREE, 0)]
-    s.marks = [(side * x, .12, 0) for side in (-1, 1) for x in (1.3, edge)]
-    s.marks += [(side * (1.5 + 3.7 * i), .09, 12) for side in (-1, 1) for i in range(1, lanes)]
-    s.eye_x = s.between(.25, .75) * half
-    steel = s.vary((168, 172, 176), .3)
+    marks(s, (-edge, -1.3, 1.3, edge), .12)
+    marks(s, [side * (1.5 + 3.7 * i) for side in (-1, 1) for i in range(1, lanes)], .09, 6, 6)
+    s.eye_x = s.some((.25, .75)) * half
     for x in (-half - .3, 0, half + .3):
-        fence_row(s, x, .85, steel, "guard")
+        s.row(fence, x, .85, steel, "guard", start=0, stop=110, length=8, gap=0)
     for side in (-1, 1):
-        if s.chance(.4):
-            fence_row(s, side * (half + 2.5), s.between(2.5, 5), s.vary((140, 146, 138), .4), "boards")
-        for z in np.arange(10, 110, s.between(7, 25)).tolist():
-            s.add(z, s.pick((tree, conifer, tree)), side * (half + s.between(3, 14)), z, s.between(5, 12))
-        if s.chance(.5):
-            z = s.between(20, 60)
-            s.add(z + 20, building, side, side * (half + s.between(5, 18)), z, z + 20, s.between(8, 30))
-    s.row(14, 110, 40, gantry, s.pick((-half - 1, .2)), half + 1)
-    if s.chance(.6):
-        s.row(5, 70, 30, lamp, .1, (9, 11), -2.5)
-    traffic(s, edge, lanes, s.rng.integers(5, 12), .25)
-    s.add(1e9, horizon, s.pick(("hills", "wood", "skyline")), .12)
+        s.row(fence, side * (half + 2.5), s.some((2.5, 5)), s.vary((140, 146, 138), .4), "boards", start=0, stop=110,
+              length=8, gap=0, share=s.some([0, 0, 1]))
+        s.row([tree, conifer, tree], (side * (half + 3), side * (half + 14)), (5, 12), gap=s.some((7, 25)))
+        s.row(building, (side * (half + 5), side * (half + 18)), (8, 30), start=(20, 60), length=20, gap=60, share=.5)
+        s.row(figure, side * half / 2, "gantry", half / 24, start=(14, 54), gap=60)
+    s.row(figure, .1, "lamp", (1.3, 1.6), [0, math.pi], gap=30, share=s.some([0, 1]))
+    traffic(s, edge, lanes, 50, CARS + [LORRY])
+    s.add(1e9, horizon, s.some(["hills", "wood", "skyline"]), .12)
 
 
 def country_road(s):
     """Fields and wooded hills, a narrow road with grass at its edges, a row of telegraph poles, few trees and farms."""
-    half = s.between(2.6, 4.2)
-    fields = (166, 154, 62), (104, 138, 48), (136, 106, 72), (170, 156, 112)
-    s.bands = [(-half - 2, s.pick(fields), TREE, 1), (-half, GRASS, TREE, 0), (half, ASPHALT, ROAD, 0),
-               (half + 2, GRASS, TREE, 0), (FAR, s.pick(fields), TREE, 1)]
-    s.marks = [(0, .07, s.pick((0, 9)))] + ([(-half + .2, .07, 0), (half - .2, .07, 0)] if s.chance(.5) else [])
-    s.eye_x = s.between(-.2, .6) * half
+    half, fields = s.some((2.6, 4.2)), [(166, 154, 72), (104, 134, 56), (136, 108, 78), (170, 156, 116)]
+    s.bands = [(-half - 2, s.some(fields), TREE, 1), (-half, GRASS, TREE, 0), (half, ASPHALT, ROAD, 0),
+               (half + 2, GRASS, TREE, 0), (FAR, s.some(fields), TREE, 1)]
+    marks(s, (0,), .07, 4.5, s.some([0, 4.5]))
+    marks(s, (.2 - half, half - .2), .07, share=s.some([0, 1]))
+    s.eye_x = s.some((-.2, .6)) * half
     for side in (-1, 1):
-        if s.chance(.6):
-            fence_row(s, side * (half + s.between(1, 3)), 1.2, s.vary((150, 130, 104), .4), "rails", 6.0)
-        for z in np.arange(s.between(8, 30), FAR, s.between(15, 45)).tolist():
-            s.add(z, s.pick((tree, tree, conifer)), side * (half + s.between(2.5, 20)), z, s.between(5, 12))
-        if s.chance(.4):
-            z = s.between(20, 60)
-            s.add(z + 14, building, side, side * (half + s.between(8, 20)), z, z + 14, s.between(3, 6), 3.5)
-    s.row(6, 130, 18, telegraph_pole, s.pick((-1, 1)) * (half + 2.2))
-    traffic(s, half, 1, s.rng.integers(0, 4), .15)
-    street_life(s, half, 2, .6, .7, 0)
-    s.add(1e9, horizon, s.pick(("hills", "hills", "wood")), .15)
+        s.row(fence, side * (half + s.some((1, 3))), 1.2, s.vary((150, 130, 104), .4), "rails", start=0, stop=110,
+              length=6, gap=0, share=s.some([0, 1, 1]))
+        s.row([tree, tree, conifer], (side * (half + 2.5), side * (half + 20)), (5, 12), start=(8, 30), stop=FAR,
+              gap=s.some((15, 45)))
+        s.row(building, (side * (half + 8), side * (half + 20)), (3, 6), 3.5, start=(20, 60), length=14, gap=90,
+              share=.4)
+    s.row(figure, s.some([-1, 1]) * (half + 2.2), "telegraph pole", stop=130, gap=18)
+    traffic(s, half, 1, 40)
+    street_life(s, half, 2, 40, 34)
+    s.add(1e9, horizon, s.some(["hills", "hills", "wood"]), .15)
 
 
 def waterfront(s):
     """Buildings on one side, on the other a promenade with railings, water, and the far shore."""
-    half, promenade = s.between(3.5, 6.5), s.between(2.5, 4.5)
-    quay, front = -half - promenade, half + s.between(2, 3.5)
-    water = (60, 92, 112)
-    s.bands = [(quay - 120, GRASS, TREE, 0), (quay, water, VOID, 0), (-half, SLABS, PAVEMENT, .8),
+    half, promenade = s.some((3.5, 6.5)), s.some((2.5, 4.5))
+    quay, front = -half - promenade, half + s.some((2, 3.5))
+    s.bands = [(quay - 120, GRASS, TREE, 0), (quay, (60, 92, 112), VOID, 0), (-half, SLABS, PAVEMENT, .8),
                (half, ASPHALT, ROAD, 0), (FAR, SLABS, PAVEMENT, .6)]
-    s.marks = [(0, .07, 7)]
-    s.eye_x = s.between(-.6, .6) * half
-    s.look_at(s.between(.42, .73), abs(s.bend))  # lest the water lie outside the view
-    terrace(s, 1, front, (6, 22), (9, 18), gaps=.25, roofs=.4)
-    fence_row(s, quay + .3, 1.1, s.vary((120, 124, 130), .6), "rails", 5.0)
-    s.row(5, 90, s.between(9, 22), tree, quay + 1.5, (4, 9), .8)
-    s.row(6, 60, 8, car, half - 1, False, share=.3, reach=4)
-    s.row(5, 70, 18, lamp, -half - .5, (5, 6), s.pick((0, 1.2)))
-    traffic(s, half, 1, s.rng.integers(1, 5))
-    street_life(s, half, promenade, 4, .8, .2)
-    s.add(1e9, horizon, s.pick(("hills", "skyline", "wood")), .08)
+    marks(s, (0,), .07, 3.5, 3.5)
+    s.eye_x = s.some((-.6, .6)) * half
+    s.vanish_x, s.bend = s.some((.42, .73)), abs(s.bend)  # lest the water lie outside the view
+    s.row(building, front, (6, 22), [0, 0, 0, 3, 3], start=(-6, 2), stop=FAR, length=(9, 18), gap=[0, 0, 0, (2, 7)])
+    s.row(fence, quay + .3, 1.1, s.vary((120, 124, 130), .6), "rails", start=0, stop=110, length=5, gap=0)
+    s.row(tree, quay + 1.5, (4, 9), .8, gap=s.some((9, 22)))
+    s.row(car, half - 1, CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.3)
+    s.row(figure, -half - .5, s.some(["lamp", "lantern"]), (.8, 1), gap=18)
+    traffic(s, half, 1, 30)
+    street_life(s, half, promenade, 8, 34, .2)
+    s.add(1e9, horizon, s.some(["hills", "skyline", "wood"]), .08)
 
 
 LAYOUTS = (avenue, old_town, suburb, highway, country_road, waterfront)
