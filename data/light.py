@@ -87,7 +87,7 @@ def sky(s):
     start, stretch = s.rng.uniform(0, 256), s.rng.uniform(1, 3)
     clouds = texture(CLOUDS, *np.broadcast_arrays(start + 60 * x * (1.3 - depth), 40 * stretch * depth))
     colour = zenith + (low - zenith) * depth ** .8
-    white = (low * .55 + 110 * light) * (1 - .5 * np.clip(clouds - .1, 0, .6))
+    white = (low * .7 + 90 * light) * (1 - .35 * np.clip(clouds - .3, 0, .8))
     colour = colour + (white - colour) * np.clip((clouds * .7 + s.weather.clouds - .55) * 2, 0, .85) * (
         s.weather.clouds > 0)
     colour += low * (s.weather.sun * np.exp(-((x - s.sun * 1.1) ** 2 + (1 - depth) ** 2) * 3))
@@ -132,11 +132,11 @@ def photograph(s, numbers):
     """-> (H, W, 3) uint8: a lens that blurs and glows, an exposure that leaves nothing black, a sensor's noise."""
     rng, photo = s.rng, light(s, numbers) / 255
     _, height, width = photo.shape
-    photo = blurred(photo / 1.3, rng.uniform(0, .6) * height / 96) * 1.3
+    photo = blurred(photo / 1.3, rng.uniform(0, .55) * (height / 96) ** .5) * 1.3
     photo += .7 * blurred(np.clip(photo - .8, 0, 1), height / 30)
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     photo *= column(1 + rng.normal(0, .02, 3))[..., None] * (1 - rng.uniform(0, .18) * (x * x + y * y))
-    target, gain = rng.uniform(84, 132) / 255 * (.8 if s.weather.lamps else 1), 1.0
+    target, gain = rng.uniform(90, 138) / 255 * (.8 if s.weather.lamps else 1), 1.0
     for _ in range(4):  # towards a mean, with a curve that rolls off before it clips
         gain *= target / (1 - np.exp(-gain * photo)).mean()
     photo = 1 - np.exp(-gain * photo)

@@ -133,7 +133,7 @@ class Street:
         """The shadows of a thing of this height: a long one away from the sun, a dark one under it."""
         throw = -self.sun * height * (.4 + 2 * self.weather.sun) / 2
         if self.weather.sun > .1:
-            self.shadow(disc(x + throw, z, radius_x + abs(throw), radius_z), .2 + self.weather.sun)
+            self.shadow(disc(x + throw, z, radius_x + abs(throw), radius_z), .15 + self.weather.sun)
         self.shadow(disc(x, z, radius_x, radius_z), .62)
 
     def draw(self):
@@ -306,7 +306,7 @@ def figure(s, x, z, end, name, size=1.0, heading=0.0, low=0.0):
                "lamp": LAMPLIGHT if s.weather.lamps else WHITE}
     across, away = size * math.cos(heading), size * math.sin(heading)
     if not low:
-        s.stand(x, z, .3 + .5 * (name == "bicycle"), .2, 1.7 * size)
+        s.stand(x, z, .3 + .5 * (name == "bicycle"), .2, .9 * size)
     for rgb, label, outline in FIGURES[name]:
         half = max(abs(u) for u, _ in outline) * abs(across)
         least = max(1.0, .5 * SUPER * z / s.across / half) if label == POLE else 1  # a pole is a final pixel wide
