@@ -76,8 +76,9 @@ def lamplight(s, x, y, z):
     return light
 
 
-def resized(planes, width, height, method=Image.Resampling.BILINEAR):
-    return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), method)) for plane in planes])
+def each(planes, method, *args):
+    """Call a method of Pillow's images on each of three planes, float32."""
+    return np.stack([np.asarray(getattr(Image.fromarray(plane), method)(*args)) for plane in planes])
 
 
 def sky(s):
@@ -92,7 +93,7 @@ def sky(s):
         s.weather.clouds > 0)
     colour += low * (s.weather.sun * np.exp(-((x - s.sun * 1.1) ** 2 + (1 - depth) ** 2) * 3))
     rows = int(np.ceil(s.top))
-    return np.pad(resized(colour, s.width, rows), ((0, 0), (0, s.height - rows), (0, 0)), mode="edge")
+    return np.pad(each(colour, "resize", (s.width, rows)), ((0, 0), (0, s.height - rows), (0, 0)), mode="edge")
 
 
 def light(s, numbers):
@@ -115,25 +116,17 @@ def light(s, numbers):
     for plane, colour, light, far in zip(photo, rgb, power, s.weather.horizon):
         colour *= np.where(shines, 1.15, light.take(pixel))
         plane.ravel()[seen] = far + (colour - far) * clear
-    photo = np.stack([np.asarray(Image.fromarray(plane).reduce(SUPER)) for plane in photo])
+    photo = each(photo, "reduce", SUPER)
     label = table[3].take(pixels)
     wet = .75 * (label == VOID) + .25 * (label == ROAD) * (s.weather is RAIN)  # mirrors what stands above it
     mirrored = photo[:, np.clip(2 * s.top / SUPER - np.arange(shape[0]), 0, shape[0] - 1).astype(int)]
     return photo + (mirrored * ripples - photo) * wet
 
 
-def blurred(photo, radius):
-    planes = np.clip(photo * 255, 0, 255).astype(np.uint8)
-    return np.stack([np.asarray(Image.fromarray(plane).filter(ImageFilter.GaussianBlur(radius)), np.float32)
-                     for plane in planes]) / 255
-
-
 def photograph(s, numbers):
     """-> (H, W, 3) uint8: a lens that blurs and glows, an exposure that leaves nothing black, a sensor's noise."""
     rng, photo = s.rng, light(s, numbers) / 255
     _, height, width = photo.shape
-    photo = blurred(photo / 1.3, rng.uniform(0, .55) * (height / 96) ** .5) * 1.3
-    photo += .7 * blurred(np.clip(photo - .8, 0, 1), height / 30)
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     photo *= column(1 + rng.normal(0, .02, 3))[..., None] * (1 - rng.uniform(0, .18) * (x * x + y * y))
     target, gain = rng.uniform(90, 138) / 255 * (.8 if s.weather.lamps else 1), 1.0
@@ -142,7 +135,12 @@ def photograph(s, numbers):
     photo = 1 - np.exp(-gain * photo)
     photo = target + (photo - target) * rng.uniform(1.0, 1.35)
     grey = photo.mean(0)
-    photo = grey + (photo - grey) * rng.uniform(.85, 1.15)
+    photo = np.clip(grey + (photo - grey) * rng.uniform(.85, 1.15), 0, 1)
+    image = Image.fromarray(np.uint8(photo * 255).transpose(1, 2, 0))
+    glow = np.asarray(image.point(lambda value: max(0, 3 * value - 510)).filter(ImageFilter.GaussianBlur(height / 30)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, .55) * (height / 96) ** .5))
     # Cameras smooth the colours' noise and leave most of the brightness's.
-    noise = rng.standard_normal((height, width), np.float32) + .3 * rng.standard_normal((3, height, width), np.float32)
-    return np.uint8(np.clip(photo + rng.uniform(.004, .02) * noise, 0, 1) * 255).transpose(1, 2, 0)
+    noise = rng.standard_normal((height, width, 1), np.float32)
+    noise = noise + .3 * rng.standard_normal((height, width, 3), np.float32)
+    photo = np.asarray(image, np.float32) + .5 * (s.weather.lamps * glow) + rng.uniform(1, 5) * noise
+    return np.uint8(np.clip(photo, 0, 255))

@@ -17,7 +17,7 @@ from PIL import Image
 from data.light import photograph
 from data.masks import Classes, write_classes
 from data.street import (ASPHALT, BLACK, CARS, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL, SUPER, TREE,
-                         VOID, Street, building, car, conifer, fence, figure, horizon, mark, tree)
+                         VOID, WALLS, Street, building, car, fence, figure, horizon, mark, tree)
 
 CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
            "Bicyclist")
@@ -26,6 +26,8 @@ COLORS = ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40
 SCENE_TYPES = ("avenue", "old town", "suburb", "highway", "country road", "waterfront")
 SPLITS = {"train": 1200, "val": 200, "test": 400}
 SIZE = (96, 128)
+HILLS, WOOD, SKYLINE = ("hills", 300, 90, 26), ("wood", 130, 6, 10), ("skyline", 250, 12, 30)
+MIXED = [False, False, True]  # whether a tree is a conifer
 INWARD = {-1: 0, 1: math.pi}  # the heading of what reaches over the road from a side of it
 
 
@@ -78,7 +80,7 @@ def avenue(s):
         s.row(tree, side * (half + 1.2), (5, 10.5), (.7, 1), gap=step)
         s.row(car, side * (half - 1.1), CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.4)
         s.row(figure, side * (half + .6), "lamp", (1.1, 1.3), INWARD[side], gap=24)
-        s.row(fence, side * (half + .3), 1.0, STEEL, "rails", length=6.0, gap=6.0, share=s.some([0, 0, .9]))
+        s.row(fence, side * (half + .3), 1.0, STEEL, 0, True, length=6.0, gap=6.0, share=s.some([0, 0, .9]))
     traffic(s, half, 2, 45)
     street_life(s, half, pavement, 8, 30, .4)
 
@@ -94,7 +96,7 @@ def old_town(s):
               gap=[0] * 7 + [(2, 7)])
         s.row(figure, side * (half + .3), "lantern", (.9, 1.1), gap=15)
         s.row(figure, side * front, "shop sign", (.8, 1.1), INWARD[side], stop=32, gap=(4, 16))
-        s.row(fence, side * (half + .25), 1.0, BLACK, "rails", start=(5, 12), stop=13, length=4, share=.4)
+        s.row(fence, side * (half + .25), 1.0, BLACK, 0, True, start=(5, 12), stop=13, length=4, share=.4)
         s.row(tree, side * (half + .7), (3.5, 6.5), .7, start=(6, 36), stop=60, gap=30)
     traffic(s, half, 1, 60, CARS)
     street_life(s, half, pavement, 8, 30, .1)
@@ -109,17 +111,20 @@ def suburb(s):
     marks(s, (0,), .07, 3, 3, s.some([0, 1]))
     s.eye_x = s.some((-.3, .6)) * half
     for side in (-1, 1):
-        garden, kind = s.some((3, 7)), s.some(["boards", "boards", "rails", "hedge"])
-        s.row(fence, side * (front + .3), 1.1, s.vary((190, 175, 155), .5), kind, start=0, length=7.2, gap=.8)
+        garden = s.some((3, 7))
+        if s.some([True, False]):
+            s.row(fence, side * (front + .3), 1.1, s.vary(WALLS, .5), 0, s.some([False, True]), start=0, length=7, gap=1)
+        else:  # a hedge
+            s.row(tree, side * (front + .4), (1.2, 1.5), 1.6, start=3, stop=60, gap=.9)
         s.row(building, side * (front + garden), (2.8, 6.5), (2.2, 4), start=(-4, 8), stop=FAR, length=(8, 12),
               gap=(4, 9))
-        s.row([tree, tree, conifer], (side * (front + 1.5), side * (front + garden)), (4, 10), gap=(8, 24))
+        s.row(tree, (side * (front + 1.5), side * (front + garden)), (4, 10), 1, MIXED, gap=(8, 24))
         s.row(car, side * (half - .8), CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.25)
     side = s.some([-1, 1])
     s.row(figure, side * (half + .4), "lamp", (.7, .85), INWARD[side], gap=22)
     traffic(s, half, 1, 50)
     street_life(s, half, pavement, 14, 34, .1)
-    s.add(1e9, horizon, s.some(["hills", "wood", "skyline"]), .09)
+    s.add(1e9, horizon, *s.some([HILLS, WOOD, SKYLINE]))
 
 
 def highway(s):
@@ -132,16 +137,16 @@ def highway(s):
     marks(s, [side * (1.5 + 3.7 * i) for side in (-1, 1) for i in range(1, lanes)], .09, 6, 6)
     s.eye_x = s.some((.25, .75)) * half
     for x in (-half - .3, 0, half + .3):
-        s.row(fence, x, .85, steel, "guard", start=0, stop=110, length=8, gap=0)
+        s.row(fence, x, .85, steel, .4, start=0, stop=110, length=8, gap=0)
     for side in (-1, 1):
-        s.row(fence, side * (half + 2.5), s.some((2.5, 5)), s.vary((140, 146, 138), .4), "boards", start=0, stop=110,
+        s.row(fence, side * (half + 2.5), s.some((2.5, 5)), s.vary((140, 146, 138), .4), 0, start=0, stop=110,
               length=8, gap=0, share=s.some([0, 0, 1]))
-        s.row([tree, conifer, tree], (side * (half + 3), side * (half + 14)), (5, 12), gap=s.some((7, 25)))
+        s.row(tree, (side * (half + 3), side * (half + 14)), (5, 12), 1, MIXED, gap=s.some((7, 25)))
         s.row(building, (side * (half + 5), side * (half + 18)), (8, 30), start=(20, 60), length=20, gap=60, share=.5)
         s.row(figure, side * half / 2, "gantry", half / 24, start=(14, 54), gap=60)
     s.row(figure, .1, "lamp", (1.3, 1.6), [0, math.pi], gap=30, share=s.some([0, 1]))
     traffic(s, edge, lanes, 50, CARS + [LORRY])
-    s.add(1e9, horizon, s.some(["hills", "wood", "skyline"]), .12)
+    s.add(1e9, horizon, *s.some([HILLS, WOOD, SKYLINE]))
 
 
 def country_road(s):
@@ -153,16 +158,16 @@ def country_road(s):
     marks(s, (.2 - half, half - .2), .07, share=s.some([0, 1]))
     s.eye_x = s.some((-.2, .6)) * half
     for side in (-1, 1):
-        s.row(fence, side * (half + s.some((1, 3))), 1.2, s.vary((150, 130, 104), .4), "rails", start=0, stop=110,
+        s.row(fence, side * (half + s.some((1, 3))), 1.2, s.vary((150, 130, 104), .4), 0, True, start=0, stop=110,
               length=6, gap=0, share=s.some([0, 1, 1]))
-        s.row([tree, tree, conifer], (side * (half + 2.5), side * (half + 20)), (5, 12), start=(8, 30), stop=FAR,
+        s.row(tree, (side * (half + 2.5), side * (half + 20)), (5, 12), 1, MIXED, start=(8, 30), stop=FAR,
               gap=s.some((15, 45)))
         s.row(building, (side * (half + 8), side * (half + 20)), (3, 6), 3.5, start=(20, 60), length=14, gap=90,
               share=.4)
     s.row(figure, s.some([-1, 1]) * (half + 2.2), "telegraph pole", stop=130, gap=18)
     traffic(s, half, 1, 40)
     street_life(s, half, 2, 40, 34)
-    s.add(1e9, horizon, s.some(["hills", "hills", "wood"]), .15)
+    s.add(1e9, horizon, *s.some([HILLS, HILLS, WOOD]))
 
 
 def waterfront(s):
@@ -175,13 +180,13 @@ def waterfront(s):
     s.eye_x = s.some((-.6, .6)) * half
     s.vanish_x, s.bend = s.some((.42, .73)), abs(s.bend)  # lest the water lie outside the view
     s.row(building, front, (6, 22), [0, 0, 0, 3, 3], start=(-6, 2), stop=FAR, length=(9, 18), gap=[0, 0, 0, (2, 7)])
-    s.row(fence, quay + .3, 1.1, s.vary((120, 124, 130), .6), "rails", start=0, stop=110, length=5, gap=0)
+    s.row(fence, quay + .3, 1.1, s.vary((120, 124, 130), .6), 0, True, start=0, stop=110, length=5, gap=0)
     s.row(tree, quay + 1.5, (4, 9), .8, gap=s.some((9, 22)))
     s.row(car, half - 1, CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.3)
     s.row(figure, -half - .5, s.some(["lamp", "lantern"]), (.8, 1), gap=18)
     traffic(s, half, 1, 30)
     street_life(s, half, promenade, 8, 34, .2)
-    s.add(1e9, horizon, s.some(["hills", "skyline", "wood"]), .08)
+    s.add(1e9, horizon, *s.some([HILLS, SKYLINE, WOOD]))
 
 
 LAYOUTS = (avenue, old_town, suburb, highway, country_road, waterfront)

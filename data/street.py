@@ -184,42 +184,34 @@ def mark(s, x, z, end, width):
     s.polygon([(x - near, 0, z), (x + near, 0, z), (x + far, 0, end), (x - far, 0, end)], (222, 222, 218), ROAD, GROUND)
 
 
-def horizon(s, kind, height):
-    """What ends the view: hills in two rows, a wood, or a skyline (height: of the highest, in pictures)."""
-    for distance in (300, 160) if kind == "hills" else (120,):
-        if kind == "hills":
-            tops = np.interp(np.linspace(0, 7, 120), np.arange(8), s.rng.uniform(.1, 1, 8)) * distance / 300
-            tops += s.rng.uniform(0, .05, 120)
+def horizon(s, kind, far, radius, height):
+    """What ends the view: hills, the trees of a wood, or the blocks of a skyline, `far` metres away."""
+    for x, size in s.rng.uniform((-3, .3), (3, 1), (80, 2)).tolist():
+        x, wide, high = x * far, radius * (.5 + size), height * size
+        if kind == "skyline":
+            s.polygon([(x + u, y, far) for u, y in box(-wide, wide, 0, high)], s.vary(WALLS), BUILDING, FACADE,
+                      cell=(4, 3.5))
         else:
-            tops = s.rng.uniform(.3, 1, 30 if kind == "skyline" else 90)
-        columns, rows = np.linspace(-.1, 1.1, len(tops)) * s.width, s.top - height * tops * s.height
-        if kind == "skyline":  # flat roofs
-            columns, rows = columns.repeat(2)[1:], rows.repeat(2)[:-1]
-        look = ((140, 132, 128), BUILDING, FACADE) if kind == "skyline" else (s.vary(LEAVES), TREE, LEAF)
-        outline = [(s.width * 1.1, s.top + 1), (s.width * -.1, s.top + 1), *zip(columns.tolist(), rows.tolist())]
-        s.brush.polygon(outline, s.surface(*look, (0, 0, distance), (5, 4) if kind == "skyline" else (40, 40)))
+            s.crown(x, 0 if kind == "hills" else high, far, wide, high, s.vary(LEAVES, .2), kind == "wood")
 
 
 def building(s, x, z, end, height, roof=0.0, floor=3.2, bay=2.8):
     """A box along the street; roof > 0: the height of a pitched roof on it."""
     side = math.copysign(1, x)
-    back, top, middle, depth = x + side * 10, height + roof, x + side * 5, end - z
-    rgb, street = s.vary(WALLS, .3), 1 - side * s.sun * s.weather.sun
-    if s.weather.sun > .1 and side == s.sun:
+    back, top, middle = x + side * 10, height + roof, x + side * 5
+    rgb, street, sunny = s.vary(WALLS, .3), 1 - side * s.sun * s.weather.sun, s.weather.sun > .1
+    if sunny and side == s.sun:
         throw = x - side * height * (.5 + s.weather.sun)
         s.shadow([(x, z), (x, end), (throw, end - 2), (throw, z - 2)], .25 + s.weather.sun)
-    cells = [(length / max(1, int(length / bay)), height / max(1, int(height / floor))) for length in (10, depth)]
+    cells = [(length / max(1, int(length / bay)), height / max(1, int(height / floor))) for length in (10, end - z)]
     if z > NEAR:
-        left, right = sorted((x, back))
-        s.polygon([(left, 0, z), (right, 0, z), (right, height, z), (left, height, z)], rgb, BUILDING, FACADE, .84,
-                  cells[0])
+        s.polygon([(u, y, z) for u, y in box(*sorted((x, back)), 0, height)], rgb, BUILDING, FACADE, .84, cells[0])
     if roof:
         s.polygon([(x, height, z), (back, height, z), (middle, top, z)], rgb, BUILDING, MATT, .84)
         s.polygon([(x, height, z), (x, height, end), (middle, top, end), (middle, top, z)], s.vary(ROOFS, .2), BUILDING,
                   MATT, street, (.3, .3), True)
-        figure(s, middle, z + depth / 2, end, "chimney", 1, 0, top)
-    s.polygon([(x, 0, z), (x, 0, end), (x, height, end), (x, height, z)], rgb, BUILDING, s.some([FACADE, SHOP]), street,
-              cells[1], True)
+    s.polygon([(x, y, u) for u, y in box(z, end, 0, height)], rgb, BUILDING, s.some([FACADE, SHOP]), street, cells[1],
+              True)
 
 
 def tree(s, x, z, end, height, slim=1.0, cone=False):
@@ -232,21 +224,15 @@ def tree(s, x, z, end, height, slim=1.0, cone=False):
     s.crown(x, middle, z, radius, crown / 2, rgb, cone)
 
 
-def conifer(s, x, z, end, height):
-    tree(s, x, z, end, height, .65, True)
-
-
-def fence(s, x, z, end, height, rgb, kind):
-    """A hedge, boards (closed), rails (you see through) or guard (a crash barrier)."""
-    shade, low = 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x), height * .5 if kind == "guard" else 0
-    look = (s.vary(LEAVES, .2), TREE, LEAF) if kind == "hedge" else (rgb, FENCE, MATT)
-    if kind != "rails":
-        s.polygon([(x, low, z), (x, low, end), (x, height, end), (x, height, z)], *look, shade,
-                  (2 if kind == "hedge" else .16, height - low), True)
-    for share in (1, .62, .25) if kind == "rails" else ():
-        s.polygon([(x, height * share, z), (x, height * share, end)], *look, shade, thickness=.05)
-    for at in (z, (z + end) / 2) if kind in ("rails", "guard") else ():
-        s.polygon([(x, 0, at), (x, height, at)], *look, shade * .85, thickness=.09)
+def fence(s, x, z, end, height, rgb, low=0.0, rails=False):
+    """From low to height; between rails one sees through."""
+    shade = 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x)
+    for at in (z, (z + end) / 2):
+        s.polygon([(x, 0, at), (x, height, at)], rgb, FENCE, MATT, shade * .85, thickness=.09)
+    for y in (height, height * .62, height * .25) if rails else ():
+        s.polygon([(x, y, z), (x, y, end)], rgb, FENCE, MATT, shade, thickness=.05)
+    if not rails:
+        s.polygon([(x, y, u) for u, y in box(z, end, low, height)], rgb, FENCE, MATT, shade, (.16, height - low), True)
 
 
 def box(x0, x1, y0, y1):
@@ -254,11 +240,11 @@ def box(x0, x1, y0, y1):
 
 
 def panel(rgb, x0, x1, y0, y1):
-    """A large sign with two lines of text."""
-    w, h = x1 - x0, y1 - y0
-    lines = [(WHITE, SIGN, box(x0 + .14 * w, x0 + wide * w, y0 + (at - .06) * h, y0 + (at + .06) * h))
-             for at, wide in ((.35, .6), (.68, .8))]
-    return [(WHITE, SIGN, box(x0, x1, y0, y1)), (rgb, SIGN, box(x0 + .03, x1 - .03, y0 + .03, y1 - .03)), *lines]
+    """A large sign with a line of text."""
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    return [(WHITE, SIGN, box(x0, x1, y0, y1)), (rgb, SIGN, box(x0 + .05, x1 - .05, y0 + .05, y1 - .05)),
+            (WHITE, SIGN, box(x0 * .8 + x * .2, x, y + .12, y + .3)),
+            (WHITE, SIGN, box(x0 * .8 + x * .2, x1 * .8 + x * .2, y - .3, y - .12))]
 
 
 def post(height, radius=.05, rgb=STEEL):
@@ -296,21 +282,19 @@ FIGURES = {
     "gantry": [(STEEL, POLE, box(-12, 12, 6.2, 6.6)), *post(6.6, .2), *panel(BLUE, 1, 5.5, 5.2, 7.6),
                *panel(GREEN, 6.5, 11, 5.2, 7.6)],
     "shop sign": panel("paint", 0, 1.2, 2.7, 3.6),
-    "chimney": [((128, 70, 58), BUILDING, box(-.5, .5, -.5, .9))],
 }
 
 
-def figure(s, x, z, end, name, size=1.0, heading=0.0, low=0.0):
-    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane; low: metres above ground."""
+def figure(s, x, z, end, name, size=1.0, heading=0.0):
+    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane."""
     colours = {"coat": s.vary(CLOTHES), "trousers": s.vary(CLOTHES), "paint": s.vary(PAINTS), "skin": s.vary(SKINS),
                "lamp": LAMPLIGHT if s.weather.lamps else WHITE}
     across, away = size * math.cos(heading), size * math.sin(heading)
-    if not low:
-        s.stand(x, z, .3 + .5 * (name == "bicycle"), .2, .9 * size)
+    s.stand(x, z, .3 + .5 * (name == "bicycle"), .2, .9 * size)
     for rgb, label, outline in FIGURES[name]:
         half = max(abs(u) for u, _ in outline) * abs(across)
         least = max(1.0, .5 * SUPER * z / s.across / half) if label == POLE else 1  # a pole is a final pixel wide
-        points = [(x + u * across * least, low + y * size, z + u * away) for u, y in outline]
+        points = [(x + u * across * least, y * size, z + u * away) for u, y in outline]
         s.polygon(points, colours.get(rgb, rgb), label, LAMP if rgb == "lamp" else MATT)
         if rgb == "lamp":
             s.lights.append((*points[0], LAMPLIGHT, points[0][1] * .8))
