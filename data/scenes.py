@@ -1,6 +1,6 @@
 """The embedded data set: street scenes in CamVid's 11 classes and colours, drawn with Pillow and numpy alone.
 
-Each of the six scene types is a function that says what stands where, in metres; data/street.py draws the things and
+Each of the six scene types is a row of a table that says what stands where, in metres; data/street.py draws the things and
 data/light.py takes the photograph. Both work at SUPER times the final size: the image is then averaged, the mask takes
 the sample at the pixel's centre.
 
@@ -16,8 +16,8 @@ from PIL import Image
 
 from data.light import photograph
 from data.masks import Classes, write_classes
-from data.street import (ASPHALT, BLACK, CARS, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL, SUPER, TREE,
-                         VOID, WALLS, Street, building, car, fence, figure, horizon, mark, tree)
+from data.street import (ASPHALT, BARK, BLACK, CARS, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL, SUPER,
+                         TREE, VOID, WALLS, Street, building, car, fence, figure, horizon, mark, tree)
 
 CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
            "Bicyclist")
@@ -26,170 +26,98 @@ COLORS = ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40
 SCENE_TYPES = ("avenue", "old town", "suburb", "highway", "country road", "waterfront")
 SPLITS = {"train": 1200, "val": 200, "test": 400}
 SIZE = (96, 128)
-HILLS, WOOD, SKYLINE = ("hills", 300, 90, 26), ("wood", 130, 6, 10), ("skyline", 250, 12, 30)
-MIXED = [False, False, True]  # whether a tree is a conifer
-INWARD = {-1: 0, 1: math.pi}  # the heading of what reaches over the road from a side of it
+HILLS, WOOD, SKYLINE = ("hills", 300, 90, 26), ("wood", 130, 6, 10), ("skyline", 250, 12, 30)  # horizon's arguments
+SLAB, LAWN = (SLABS, PAVEMENT, .6), (GRASS, TREE, 0)
+FIELDS = [(rgb, TREE, 1) for rgb in ((166, 154, 72), (104, 134, 56), (136, 108, 78), (170, 156, 116))]
+SIGNS = ["ban", "warning", "advice", "stop"] * 4 + ["red light", "green light"]
+TERRACE, PARKED = dict(start=(-6, 2), stop=FAR), dict(start=(6, 14), stop=60, length=5, gap=(1, 5))
+ALONG, MIXED = dict(start=0, stop=110, gap=0), [False, False, True]  # MIXED: whether a tree is a conifer
+# What stands on both sides of the road: (thing, pavements, metres, its arguments, Street.row's), so many pavements'
+# widths and metres off the road's edge. Everything is a number, a range (low, high), or a list to choose from.
+AVENUE = [(building, 1, 0, ((12, 28), [0, 0, 0, 0, 3]), dict(TERRACE, length=(14, 24), gap=[0, 0, 0, 0, 0, 5])),
+          (tree, 0, 1.2, ((5, 10.5), (.7, 1)), dict(gap=(8, 12))),
+          (car, 0, -1.1, (CARS,), dict(PARKED, share=.4)),
+          (figure, 0, .6, ("lamp", (1.1, 1.3)), dict(gap=24)),
+          (fence, 0, .3, (1, STEEL, 0, True), dict(length=6, gap=6, share=[0, 0, .9]))]
+OLD_TOWN = [(building, 1, 0, ((5, 12), [(2, 4)] * 9 + [0], 2.9, 1.9), dict(TERRACE, length=(5, 9), gap=[0] * 7 + [5])),
+            (figure, 0, .3, ("lantern", (.9, 1.1)), dict(gap=15)),
+            (figure, 1, 0, ("shop sign", (.8, 1.1)), dict(stop=32, gap=(4, 16))),
+            (fence, 0, .25, (1, BLACK, 0, True), dict(start=(5, 12), stop=13, length=4, share=.4)),
+            (tree, 0, .7, ((3.5, 6.5), .7), dict(start=(6, 36), stop=60, gap=30))]
+SUBURB = [(building, 1, (3, 7), ((2.8, 6.5), (2.2, 4)), dict(start=(-4, 8), stop=FAR, length=(8, 12), gap=(4, 9))),
+          (fence, 1, .3, (1.1, WALLS[2], 0, [False, True]), dict(ALONG, length=4, share=[1, 1, 0])),
+          (tree, 1, .9, ((1.2, 1.5), 1.6), dict(start=3, stop=60, gap=.9, share=[0, 0, 1])),  # a hedge
+          (tree, 1, (1.5, 6), ((4, 10), 1, MIXED), dict(gap=(8, 24))),
+          (car, 0, -.8, (CARS,), dict(PARKED, share=.25)),
+          (figure, 0, .4, ("lamp", (.7, .85)), dict(gap=22, share=[0, 1]))]
+HIGHWAY = [(fence, 0, .3, (.85, STEEL, .4), dict(ALONG, length=8)),
+           (fence, 0, 2.5, ((2.5, 4), (140, 146, 138)), dict(ALONG, length=8, share=[0, 0, 1])),
+           (tree, 0, (3, 14), ((5, 12), 1, MIXED), dict(gap=(5, 25))),
+           (building, 0, (5, 18), ((8, 30),), dict(start=(20, 60), length=20, gap=60, share=.5)),
+           (figure, 0, .5, ("gantry",), dict(start=(14, 54), gap=60))]
+COUNTRY = [(fence, 0, 1.5, (1.2, BARK, 0, True), dict(ALONG, length=6, share=[0, 1, 1])),
+           (tree, 0, (2.5, 20), ((5, 12), 1, MIXED), dict(start=(8, 30), stop=FAR, gap=(10, 45))),
+           (building, 0, (8, 20), ((3, 6), 3.5), dict(start=(20, 60), length=14, gap=90, share=.4)),
+           (figure, 0, 2.2, ("telegraph pole",), dict(stop=130, gap=18, share=[0, 1]))]
+QUAY = [(fence, 1, -.3, (1.1, STEEL, 0, True), dict(ALONG, length=5)), (tree, 1, -1.5, ((4, 9), .8), dict(gap=(9, 22))),
+        (figure, 0, .5, (["lamp", "lantern"], (.8, 1)), dict(gap=18))]
+FRONT = [(building, 1, 0, ((6, 22), [0, 0, 0, 3, 3]), dict(TERRACE, length=(9, 18), gap=[0, 0, 0, (2, 7)])),
+         (car, 0, -1, (CARS,), dict(PARKED, share=.3))]
+# The arguments of lay_out for each scene type, in the order of SCENE_TYPES.
+PLANS = (
+    dict(rows=(AVENUE, AVENUE), half=(6, 8.5), pavement=(4.5, 7), eye=(.1, .8), lanes=2, cars=45, people=8,
+         lines=((.5, .08, 4, 4), (.02, .07, 8, 0)), crossing=.4),
+    dict(rows=(OLD_TOWN, OLD_TOWN), half=(2.2, 3.4), pavement=(1, 2.2), eye=(-.6, .6), cars=60, people=8,
+         road=[(COBBLES, ROAD, .16), (ASPHALT, ROAD, 0)]),
+    dict(rows=(SUBURB, SUBURB), half=(3, 4.8), pavement=(1.4, 2.4), beyond=(LAWN, LAWN), eye=(-.3, .6),
+         lines=((0, .07, 3, [0, 3]),), ends=[HILLS, WOOD, SKYLINE]),
+    dict(rows=(HIGHWAY, HIGHWAY), half=(12, 15), pavement=1, walk=LAWN, beyond=(LAWN, LAWN), eye=(.25, .75), lanes=3,
+         cars=50, people=0, lines=((.93, .12, 8, 0), (.08, .12, 8, 0), (.36, .09, 6, 6), (.65, .09, 6, 6)), crossing=0,
+         middle=[(fence, .85, STEEL, .4), (figure, "lamp", 1.4)], ends=[HILLS, WOOD, SKYLINE]),
+    dict(rows=(COUNTRY, COUNTRY), half=(2.6, 4.2), pavement=2, walk=LAWN, beyond=(FIELDS, FIELDS), eye=(-.2, .6),
+         cars=40, people=40, lines=((0, .07, 4, [0, 4]), (.94, .07, 8, [0, 30])), crossing=0, ends=[HILLS, HILLS, WOOD]),
+    dict(rows=(QUAY, FRONT), half=(3.5, 6.5), pavement=(2.2, 4.2), beyond=(((60, 92, 112), VOID, 0), SLAB),
+         eye=(-.6, .6), cars=30, people=8, lines=((0, .07, 3.5, 3.5),), crossing=.2, ends=[HILLS, SKYLINE, WOOD],
+         vanish=(.42, .73)))
 
 
-def marks(s, places, width=.08, length=8.0, gap=0.0, share=1.0):
-    """Lines along the road, dashed where there is a gap."""
-    phase = s.some((0.0, length + gap))
-    for x in places:
-        s.row(mark, x, width, start=-phase, stop=FAR, length=length, gap=gap, share=share, order=1e8)
+def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, beyond=(SLAB, SLAB), lines=(), lanes=1,
+            cars=50, people=14, crossing=.1, middle=(), ends=None, vanish=(.27, .73)):
+    """Fill a Street. rows, beyond: on the left and on the right, beyond: the ground past the pavements.
 
-
-def traffic(s, half, lanes, gap, models=CARS * 2 + [LORRY]):
-    """Cars on a road of this half width, with so many lanes each way; who drives on the left comes towards us."""
+    half: of the road's width; eye: where the camera is, in halves; lines: (place in halves, width, length, gap); lanes:
+    each way; cars, people: metres between them; middle: things in the road's middle; ends: what the view ends at.
+    """
+    half, pavement = s.some(half), s.some(pavement)
+    front, s.eye_x, s.vanish_x = half + pavement, s.some(eye) * half, s.some(vanish)
+    s.bands = [(-front, *s.some(beyond[0])), (-half, *walk), (half, *s.some(road)), (front, *walk),
+               (FAR, *s.some(beyond[1]))]
+    for side, things in zip((-1, 1), rows):
+        for thing, pavements, metres, args, options in things:
+            off = metres if isinstance(metres, tuple) else (metres, metres)
+            s.row(thing, tuple(side * (half + pavements * pavement + metre) for metre in off), *args, **options)
+    for share, width, length, gap in lines:
+        gap = s.some(gap)
+        for x in {-share * half, share * half}:
+            s.row(mark, x, width, start=-s.phase, stop=FAR, length=length, gap=gap, order=1e8)
+    for thing, *args in middle:
+        s.row(thing, .05, *args, **(dict(ALONG, length=8) if thing is fence else dict(gap=30, share=[0, 1])))
     for lane in range(-lanes, lanes):
         x = half / lanes * (lane + .5)
-        s.row(car, (x - .3, x + .3), models, start=(8, 8 + gap), stop=80, length=5, gap=(4, 2 * gap))
-
-
-def street_life(s, half, pavement, people, bikes, lights=0.0):
-    """What any street has: people and bicyclists (metres between them), signs, traffic lights and crossings."""
-    signs = ["ban", "warning", "advice", "stop"]
-    for side in (-1, 1):
-        walk = [(side * half, side * (half + pavement))] * 6 + [(0.0, side * half)]
-        s.row(figure, walk, "person", (.85, 1.1), [0, math.pi, (0, 1), (2.1, 3.1)], start=(5, people), stop=34,
+        s.row(car, (x - .3, x + .3), CARS * 2 + [LORRY], start=(8, 8 + cars), stop=80, length=5, gap=(4, 2 * cars))
+    for side in (-1, 1) if people else ():
+        walks = [(side * half, side * front)] * 6 + [(0.0, side * half)]
+        s.row(figure, walks, "person", (.85, 1.1), [0, math.pi, (0, 1), (2.1, 3.1)], start=(5, people + 5), stop=34,
               gap=(1, people * 1.6))
-        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, [(.05, 1.3), (1.8, 3.1)], start=(5, bikes),
-              stop=20, gap=bikes)
-        s.row(figure, side * (half + .5), ["red light", "green light"] if s.rng.random() < lights else signs, (.85, 1.15),
-              start=(6, 28), stop=32, gap=(6, 20))
-    if s.rng.random() < lights:
+        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, [(.05, 1.3), (1.8, 3.1)], start=(5, 34),
+              stop=20, gap=20)
+        s.row(figure, side * (half + .5), SIGNS, (.85, 1.15), start=(6, 28), stop=32, gap=(6, 20))
+    if s.rng.random() < crossing:
         z = s.some((7, 20))
         for x in np.arange(.3 - half, half - .3, 1.1).tolist():
             s.add(1e8, mark, x, z, z + 3.2, .55)
-
-
-def avenue(s):
-    """A wide road, trees in rows along broad pavements, tall buildings behind them."""
-    half, pavement, green = s.some((6, 8.5)), s.some((4.5, 7)), s.some([0, 1.2])
-    lawn = [(-1.2, ASPHALT, ROAD, 0), (1.2, GRASS, TREE, 0)] if green else []
-    s.bands = [(-half, SLABS, PAVEMENT, .6), *lawn, (half, ASPHALT, ROAD, 0), (FAR, SLABS, PAVEMENT, .6)]
-    marks(s, (-half / 2, half / 2), gap=4, length=4)
-    if green:
-        s.row(tree, 0, (4, 8), gap=(9, 13))
-    else:
-        marks(s, (-.15, .15))
-    s.eye_x = s.some((.1, .8)) * half
-    step = s.some((8, 12))
-    for side in (-1, 1):
-        s.row(building, side * (half + pavement), (12, 28), [0, 0, 0, 0, 3], start=(-6, 2), stop=FAR, length=(14, 24),
-              gap=[0, 0, 0, 0, 0, 5])
-        s.row(tree, side * (half + 1.2), (5, 10.5), (.7, 1), gap=step)
-        s.row(car, side * (half - 1.1), CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.4)
-        s.row(figure, side * (half + .6), "lamp", (1.1, 1.3), INWARD[side], gap=24)
-        s.row(fence, side * (half + .3), 1.0, STEEL, 0, True, length=6.0, gap=6.0, share=s.some([0, 0, .9]))
-    traffic(s, half, 2, 45)
-    street_life(s, half, pavement, 8, 30, .4)
-
-
-def old_town(s):
-    """A narrow street of cobbles between close, tall, coloured fronts with steep roofs, lanterns and shop signs."""
-    half, pavement = s.some((2.2, 3.4)), s.some((1.0, 2.2))
-    front, road = half + pavement, s.some([(COBBLES, ROAD, .16), (ASPHALT, ROAD, 0)])
-    s.bands = [(-half, SLABS, PAVEMENT, .5), (half, *road), (FAR, SLABS, PAVEMENT, .5)]
-    s.eye_x = s.some((-.6, .6)) * half
-    for side in (-1, 1):
-        s.row(building, side * front, (5, 12), [(2, 4)] * 9 + [0], 2.9, 1.9, start=(-6, 2), stop=FAR, length=(5, 9),
-              gap=[0] * 7 + [(2, 7)])
-        s.row(figure, side * (half + .3), "lantern", (.9, 1.1), gap=15)
-        s.row(figure, side * front, "shop sign", (.8, 1.1), INWARD[side], stop=32, gap=(4, 16))
-        s.row(fence, side * (half + .25), 1.0, BLACK, 0, True, start=(5, 12), stop=13, length=4, share=.4)
-        s.row(tree, side * (half + .7), (3.5, 6.5), .7, start=(6, 36), stop=60, gap=30)
-    traffic(s, half, 1, 60, CARS)
-    street_life(s, half, pavement, 8, 30, .1)
-
-
-def suburb(s):
-    """Detached houses with pitched roofs, in gardens behind fences and hedges."""
-    half, pavement = s.some((3, 4.8)), s.some((1.4, 2.4))
-    front = half + pavement
-    s.bands = [(-front, GRASS, TREE, 0), (-half, SLABS, PAVEMENT, .6), (half, ASPHALT, ROAD, 0),
-               (front, SLABS, PAVEMENT, .6), (FAR, GRASS, TREE, 0)]
-    marks(s, (0,), .07, 3, 3, s.some([0, 1]))
-    s.eye_x = s.some((-.3, .6)) * half
-    for side in (-1, 1):
-        garden = s.some((3, 7))
-        if s.some([True, False]):
-            s.row(fence, side * (front + .3), 1.1, s.vary(WALLS, .5), 0, s.some([False, True]), start=0, length=7, gap=1)
-        else:  # a hedge
-            s.row(tree, side * (front + .4), (1.2, 1.5), 1.6, start=3, stop=60, gap=.9)
-        s.row(building, side * (front + garden), (2.8, 6.5), (2.2, 4), start=(-4, 8), stop=FAR, length=(8, 12),
-              gap=(4, 9))
-        s.row(tree, (side * (front + 1.5), side * (front + garden)), (4, 10), 1, MIXED, gap=(8, 24))
-        s.row(car, side * (half - .8), CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.25)
-    side = s.some([-1, 1])
-    s.row(figure, side * (half + .4), "lamp", (.7, .85), INWARD[side], gap=22)
-    traffic(s, half, 1, 50)
-    street_life(s, half, pavement, 14, 34, .1)
-    s.add(1e9, horizon, *s.some([HILLS, WOOD, SKYLINE]))
-
-
-def highway(s):
-    """Many lanes each way, crash barriers along their edges and between them, signs on gantries."""
-    lanes = s.some([2, 3, 3])
-    edge = 1.5 + 3.7 * lanes
-    half, steel = edge + 2, s.vary((168, 172, 176), .3)
-    s.bands = [(-half, GRASS, TREE, 0), (half, ASPHALT, ROAD, 0), (FAR, GRASS, TREE, 0)]
-    marks(s, (-edge, -1.3, 1.3, edge), .12)
-    marks(s, [side * (1.5 + 3.7 * i) for side in (-1, 1) for i in range(1, lanes)], .09, 6, 6)
-    s.eye_x = s.some((.25, .75)) * half
-    for x in (-half - .3, 0, half + .3):
-        s.row(fence, x, .85, steel, .4, start=0, stop=110, length=8, gap=0)
-    for side in (-1, 1):
-        s.row(fence, side * (half + 2.5), s.some((2.5, 5)), s.vary((140, 146, 138), .4), 0, start=0, stop=110,
-              length=8, gap=0, share=s.some([0, 0, 1]))
-        s.row(tree, (side * (half + 3), side * (half + 14)), (5, 12), 1, MIXED, gap=s.some((7, 25)))
-        s.row(building, (side * (half + 5), side * (half + 18)), (8, 30), start=(20, 60), length=20, gap=60, share=.5)
-        s.row(figure, side * half / 2, "gantry", half / 24, start=(14, 54), gap=60)
-    s.row(figure, .1, "lamp", (1.3, 1.6), [0, math.pi], gap=30, share=s.some([0, 1]))
-    traffic(s, edge, lanes, 50, CARS + [LORRY])
-    s.add(1e9, horizon, *s.some([HILLS, WOOD, SKYLINE]))
-
-
-def country_road(s):
-    """Fields and wooded hills, a narrow road with grass at its edges, a row of telegraph poles, few trees and farms."""
-    half, fields = s.some((2.6, 4.2)), [(166, 154, 72), (104, 134, 56), (136, 108, 78), (170, 156, 116)]
-    s.bands = [(-half - 2, s.some(fields), TREE, 1), (-half, GRASS, TREE, 0), (half, ASPHALT, ROAD, 0),
-               (half + 2, GRASS, TREE, 0), (FAR, s.some(fields), TREE, 1)]
-    marks(s, (0,), .07, 4.5, s.some([0, 4.5]))
-    marks(s, (.2 - half, half - .2), .07, share=s.some([0, 1]))
-    s.eye_x = s.some((-.2, .6)) * half
-    for side in (-1, 1):
-        s.row(fence, side * (half + s.some((1, 3))), 1.2, s.vary((150, 130, 104), .4), 0, True, start=0, stop=110,
-              length=6, gap=0, share=s.some([0, 1, 1]))
-        s.row(tree, (side * (half + 2.5), side * (half + 20)), (5, 12), 1, MIXED, start=(8, 30), stop=FAR,
-              gap=s.some((15, 45)))
-        s.row(building, (side * (half + 8), side * (half + 20)), (3, 6), 3.5, start=(20, 60), length=14, gap=90,
-              share=.4)
-    s.row(figure, s.some([-1, 1]) * (half + 2.2), "telegraph pole", stop=130, gap=18)
-    traffic(s, half, 1, 40)
-    street_life(s, half, 2, 40, 34)
-    s.add(1e9, horizon, *s.some([HILLS, HILLS, WOOD]))
-
-
-def waterfront(s):
-    """Buildings on one side, on the other a promenade with railings, water, and the far shore."""
-    half, promenade = s.some((3.5, 6.5)), s.some((2.5, 4.5))
-    quay, front = -half - promenade, half + s.some((2, 3.5))
-    s.bands = [(quay - 120, GRASS, TREE, 0), (quay, (60, 92, 112), VOID, 0), (-half, SLABS, PAVEMENT, .8),
-               (half, ASPHALT, ROAD, 0), (FAR, SLABS, PAVEMENT, .6)]
-    marks(s, (0,), .07, 3.5, 3.5)
-    s.eye_x = s.some((-.6, .6)) * half
-    s.vanish_x, s.bend = s.some((.42, .73)), abs(s.bend)  # lest the water lie outside the view
-    s.row(building, front, (6, 22), [0, 0, 0, 3, 3], start=(-6, 2), stop=FAR, length=(9, 18), gap=[0, 0, 0, (2, 7)])
-    s.row(fence, quay + .3, 1.1, s.vary((120, 124, 130), .6), 0, True, start=0, stop=110, length=5, gap=0)
-    s.row(tree, quay + 1.5, (4, 9), .8, gap=s.some((9, 22)))
-    s.row(car, half - 1, CARS, start=(6, 14), stop=60, length=5, gap=(1, 5), share=.3)
-    s.row(figure, -half - .5, s.some(["lamp", "lantern"]), (.8, 1), gap=18)
-    traffic(s, half, 1, 30)
-    street_life(s, half, promenade, 8, 34, .2)
-    s.add(1e9, horizon, *s.some([HILLS, SKYLINE, WOOD]))
-
-
-LAYOUTS = (avenue, old_town, suburb, highway, country_road, waterfront)
+    if ends:
+        s.add(2e9, horizon, *s.some(ends))
 
 
 def draw_scene(seed, split, index, size=SIZE):
@@ -199,7 +127,7 @@ def draw_scene(seed, split, index, size=SIZE):
     """
     s = Street(np.random.default_rng([seed, list(SPLITS).index(split), index]), size)
     kind = index % len(SCENE_TYPES)
-    LAYOUTS[kind](s)
+    lay_out(s, **PLANS[kind])
     numbers = s.draw()
     mask = np.uint8([row[3] for row in s.rows])[numbers[SUPER // 2::SUPER, SUPER // 2::SUPER]]
     step = -1 if s.mirrored else 1

@@ -37,7 +37,7 @@ WALLS = [(198, 178, 146), (168, 96, 70), (218, 208, 190), (150, 146, 140), (214,
 ROOFS = [(158, 74, 52), (92, 82, 80), (130, 62, 48), (80, 86, 98), (164, 92, 62)]
 PAINTS = [(190, 26, 30), (26, 60, 148), (228, 228, 228), (36, 38, 42), (126, 130, 136), (178, 180, 184), (20, 92, 70),
           (204, 170, 52), (98, 34, 40), (84, 128, 184)]
-CLOTHES = PAINTS + [(206, 106, 44), (122, 76, 146), (56, 68, 94), (70, 58, 48)]
+CLOTHES = PAINTS + [(206, 106, 44), (122, 76, 146), (70, 58, 48)]
 LEAVES = [(62, 104, 40), (84, 118, 46), (46, 86, 46), (108, 120, 44), (154, 104, 42), (72, 98, 56)]
 SKINS = [(224, 180, 150), (190, 140, 106), (120, 82, 60)]
 
@@ -53,8 +53,9 @@ class Street:
         # A tangent becomes a column or a row of the canvas: left + across * tangent, top + down * tangent.
         focal, self.top = self.some((.68, 1.15)), self.some((.32, .64)) * self.height
         self.across, self.down = focal * self.width / ASPECT, focal * self.height
-        self.vanish_x, self.bend = self.some((.27, .73)), self.some((-.0035, .0035))
-        self.eye_x, self.eye_y = 0.0, self.some((1.4, 2.9))
+        self.bend = self.some((-.0035, .0035))
+        self.eye_y = self.some((1.4, 2.9))  # eye_x and vanish_x are the layout's to choose
+        self.phase = self.some((0, 8))  # of dashed lines
         self.bands, self.things = [], []  # for the layout to fill in: (right edge, colour, class, cell); see add
         self.rows = [(0,) * 11]  # of surfaces, see polygon; number 0 is the sky
         self.lights = []  # (x, y, z, colour, reach in metres)
@@ -78,7 +79,7 @@ class Street:
 
     def row(self, draw, x, *args, start=(3, 9), stop=100.0, length=0.0, gap=10.0, share=1.0, order=0.0):
         """Things of this length along the street, on a share of their places. Choices are made anew for each."""
-        z = self.some(start)
+        z, share = self.some(start), self.some(share)
         while z < stop:
             end = z + self.some(length)
             if self.rng.random() < share:
@@ -137,17 +138,25 @@ class Street:
         self.shadow(disc(x, z, radius_x, radius_z), .62)
 
     def draw(self):
-        """The ground, then every thing from far to near -> the number of the surface at each sample, int32."""
-        self.left, rows = self.vanish_x * self.width, math.ceil(self.top)  # rows above the horizon
-        z = self.eye_y * self.down / np.maximum(np.arange(rows, self.height) + .5 - self.top, 1e-3)[:, None]
-        x = ((np.arange(self.width) + .5 - self.left) / self.across - self.bend * z) * z + self.eye_x
-        numbers = [self.surface(self.vary(rgb), label, GROUND, cell=(cell or 1e9,) * 2) for _, rgb, label, cell in self.bands]
-        ground = sum(np.where(x > edge, 1, 0) for edge, *_ in self.bands[:-1]) + numbers[0]
-        self.canvas = Image.fromarray(np.pad(ground, ((rows, 0), (0, 0))).astype(np.int32))
+        """Every thing from far to near -> the number of the surface at each sample, int32 (height, width)."""
+        self.left = self.vanish_x * self.width
+        self.canvas = Image.new("I", (self.width, self.height))
         self.brush = ImageDraw.Draw(self.canvas)
+        self.add(1e9, Street.ground)
         for _, draw, args in sorted(self.things, key=lambda thing: -thing[0]):
             draw(self, *args)
         return np.asarray(self.canvas)
+
+    def ground(self):
+        """The bands of the street's cross-section, from the horizon down."""
+        rows = np.arange(math.ceil(self.top), self.height)[:, None]
+        z = self.eye_y * self.down / np.maximum(rows + .5 - self.top, 1e-3)
+        x = ((np.arange(self.width) + .5 - self.left) / self.across - self.bend * z) * z + self.eye_x
+        first = len(self.rows)
+        for _, rgb, label, cell in self.bands:
+            self.surface(self.vary(rgb), label, GROUND, cell=(cell, cell) if cell else PLAIN)
+        numbers = sum((x > edge).astype(np.int32) for edge, *_ in self.bands[:-1]) + np.int32(first)
+        self.canvas.paste(Image.fromarray(numbers), (0, self.height - len(rows)))
 
 
 @lru_cache
@@ -186,7 +195,7 @@ def mark(s, x, z, end, width):
 
 def horizon(s, kind, far, radius, height):
     """What ends the view: hills, the trees of a wood, or the blocks of a skyline, `far` metres away."""
-    for x, size in s.rng.uniform((-3, .3), (3, 1), (80, 2)).tolist():
+    for x, size in s.rng.uniform((-3, .3), (3, 1), (50, 2)).tolist():
         x, wide, high = x * far, radius * (.5 + size), height * size
         if kind == "skyline":
             s.polygon([(x + u, y, far) for u, y in box(-wide, wide, 0, high)], s.vary(WALLS), BUILDING, FACADE,
@@ -261,7 +270,7 @@ FIGURES = {
         (BARK, ((-.13, 1.64), (.13, 1.64), (.09, 1.77), (-.09, 1.77))))],
     "bicycle": [(rgb, BICYCLIST, outline) for rgb, outline in (
         (BLACK, disc(-.52, .36, .36)), ((120, 120, 122), disc(-.52, .36, .28)), (BLACK, disc(.52, .36, .36)),
-        ((120, 120, 122), disc(.52, .36, .28)), ("paint", ((-.52, .34), (-.5, .42), (-.14, .9), (-.1, .86), (-.4, .36))),
+        ((120, 120, 122), disc(.52, .36, .28)), ("paint", ((-.52, .34), (-.5, .42), (-.14, .9), (-.1, .86))),
         ("paint", ((-.16, .9), (.4, .9), (.04, .34), (-.04, .34), (.3, .84), (-.14, .84))),
         ("paint", ((.5, .36), (.56, .36), (.38, 1.08), (.3, 1.08))),
         ("trousers", ((-.3, .98), (.0, .98), (.22, .62), (.1, .2), (-.06, .22), (.02, .6))),
@@ -278,17 +287,19 @@ FIGURES = {
     "telegraph pole": post(7.5, .11, BARK) + [(BARK, POLE, box(-.9, .9, y, y + .13)) for y in (6.3, 6.85)],
     "lamp": post(7, .07) + post(1, .12) + [(STEEL, POLE, ((0, 6.9), (1.8, 7.2), (1.8, 7.3), (0, 7.05))),
                                            ("lamp", POLE, box(1.4, 2.2, 7.05, 7.3))],
-    "lantern": post(3.6, .06, BLACK) + [(BLACK, POLE, box(-.3, .3, 4.1, 4.25)), ("lamp", POLE, box(-.22, .22, 3.6, 4.1))],
-    "gantry": [(STEEL, POLE, box(-12, 12, 6.2, 6.6)), *post(6.6, .2), *panel(BLUE, 1, 5.5, 5.2, 7.6),
-               *panel(GREEN, 6.5, 11, 5.2, 7.6)],
+    "lantern": post(3.6, .06, BLACK) + [(BLACK, POLE, box(-.3, .3, 4.1, 4.25)),
+                                        ("lamp", POLE, box(-.22, .22, 3.6, 4.1))],
+    "gantry": [*post(6.6, .2), (STEEL, POLE, box(0, 14, 6.2, 6.6)), (STEEL, POLE, box(13.8, 14.2, 0, 6.6)),
+               *panel(BLUE, 1.5, 6, 5.2, 7.6), *panel(GREEN, 7.5, 12, 5.2, 7.6)],
     "shop sign": panel("paint", 0, 1.2, 2.7, 3.6),
 }
 
 
-def figure(s, x, z, end, name, size=1.0, heading=0.0):
-    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane."""
+def figure(s, x, z, end, name, size=1.0, heading=None):
+    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane; usually towards the road."""
     colours = {"coat": s.vary(CLOTHES), "trousers": s.vary(CLOTHES), "paint": s.vary(PAINTS), "skin": s.vary(SKINS),
                "lamp": LAMPLIGHT if s.weather.lamps else WHITE}
+    heading = math.pi * (x > 0) if heading is None else heading
     across, away = size * math.cos(heading), size * math.sin(heading)
     s.stand(x, z, .3 + .5 * (name == "bicycle"), .2, .9 * size)
     for rgb, label, outline in FIGURES[name]:
