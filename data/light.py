@@ -69,7 +69,7 @@ def paint(s, table, number, x, y, z):
 def lamplight(s, x, y, z):
     """What lamps and headlights, ours too, add to the light at these places -> (3, N)."""
     beam = np.exp(-((x - s.eye_x) / (2 + .16 * z)) ** 2 - (y / (1.2 + .03 * z)) ** 2) / (1 + (z / 16) ** 2)
-    light = column([.75, .71, .6]) * beam
+    light = column([.5, .48, .4]) * beam
     for at_x, at_y, at_z, rgb, reach in s.lights:
         distance = ((x - at_x) ** 2 + (y - at_y) ** 2 + (z - at_z) ** 2) / reach ** 2
         light += column(rgb) / 255 * (.9 / (1 + distance) ** 2)
@@ -129,18 +129,18 @@ def photograph(s, numbers):
     _, height, width = photo.shape
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     photo *= column(1 + rng.normal(0, .02, 3))[..., None] * (1 - rng.uniform(0, .18) * (x * x + y * y))
-    target, gain = rng.uniform(90, 138) / 255 * (.8 if s.weather.lamps else 1), 1.0
+    target, gain = rng.uniform(*((72, 112) if s.weather.lamps else (92, 148))) / 255, 1.0
     for _ in range(4):  # towards a mean, with a curve that rolls off before it clips
         gain *= target / (1 - np.exp(-gain * photo)).mean()
     photo = 1 - np.exp(-gain * photo)
-    photo = target + (photo - target) * rng.uniform(1.0, 1.35)
+    photo = target + (photo - target) * rng.uniform(.9, 1.35)
     grey = photo.mean(0)
-    photo = np.clip(grey + (photo - grey) * rng.uniform(.85, 1.15), 0, 1)
+    photo = np.clip(grey + (photo - grey) * rng.uniform(.7, 1.15), 0, 1)
     image = Image.fromarray(np.uint8(photo * 255).transpose(1, 2, 0))
     glow = np.asarray(image.point(lambda value: max(0, 3 * value - 510)).filter(ImageFilter.GaussianBlur(height / 30)))
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, .55) * (height / 96) ** .5))
     # Cameras smooth the colours' noise and leave most of the brightness's.
     noise = rng.standard_normal((height, width, 1), np.float32)
     noise = noise + .3 * rng.standard_normal((height, width, 3), np.float32)
-    photo = np.asarray(image, np.float32) + .5 * (s.weather.lamps * glow) + rng.uniform(1, 5) * noise
+    photo = np.asarray(image, np.float32) + .5 * (s.weather.lamps * glow) + rng.uniform(1, 8) * noise
     return np.uint8(np.clip(photo, 0, 255))

@@ -1,8 +1,7 @@
 """The embedded data set: street scenes in CamVid's 11 classes and colours, drawn with Pillow and numpy alone.
 
-Each of the six scene types is a row of a table that says what stands where, in metres; data/street.py draws the things and
-data/light.py takes the photograph. Both work at SUPER times the final size: the image is then averaged, the mask takes
-the sample at the pixel's centre.
+PLANS says what stands where in each scene type, in metres; data/street.py draws the things, data/light.py takes the
+photograph. Both work at SUPER times the final size: the image is then averaged, the mask takes the pixels' centres.
 
 What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
 lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
@@ -56,7 +55,7 @@ HIGHWAY = [(fence, 0, .3, (.85, STEEL, .4), dict(ALONG, length=8)),
            (building, 0, (5, 18), ((8, 30),), dict(start=(20, 60), length=20, gap=60, share=.5)),
            (figure, 0, .5, ("gantry",), dict(start=(14, 54), gap=60))]
 COUNTRY = [(fence, 0, 1.5, (1.2, BARK, 0, True), dict(ALONG, length=6, share=[0, 1, 1])),
-           (tree, 0, (2.5, 20), ((5, 12), 1, MIXED), dict(start=(8, 30), stop=FAR, gap=(10, 45))),
+           (tree, 0, (2.5, 20), ((5, 12), 1, MIXED), dict(start=(8, 30), stop=FAR, gap=(6, 34))),
            (building, 0, (8, 20), ((3, 6), 3.5), dict(start=(20, 60), length=14, gap=90, share=.4)),
            (figure, 0, 2.2, ("telegraph pole",), dict(stop=130, gap=18, share=[0, 1]))]
 QUAY = [(fence, 1, -.3, (1.1, STEEL, 0, True), dict(ALONG, length=5)), (tree, 1, -1.5, ((4, 9), .8), dict(gap=(9, 22))),
@@ -75,7 +74,8 @@ PLANS = (
          cars=50, people=0, lines=((.93, .12, 8, 0), (.08, .12, 8, 0), (.36, .09, 6, 6), (.65, .09, 6, 6)), crossing=0,
          middle=[(fence, .85, STEEL, .4), (figure, "lamp", 1.4)], ends=[HILLS, WOOD, SKYLINE]),
     dict(rows=(COUNTRY, COUNTRY), half=(2.6, 4.2), pavement=2, walk=LAWN, beyond=(FIELDS, FIELDS), eye=(-.2, .6),
-         cars=40, people=40, lines=((0, .07, 4, [0, 4]), (.94, .07, 8, [0, 30])), crossing=0, ends=[HILLS, HILLS, WOOD]),
+         cars=40, people=40, lines=((0, .07, 4, [0, 4]), (.94, .07, 8, [0, 30])), crossing=0,
+         ends=[HILLS, HILLS, WOOD]),
     dict(rows=(QUAY, FRONT), half=(3.5, 6.5), pavement=(2.2, 4.2), beyond=(((60, 92, 112), VOID, 0), SLAB),
          eye=(-.6, .6), cars=30, people=8, lines=((0, .07, 3.5, 3.5),), crossing=.2, ends=[HILLS, SKYLINE, WOOD],
          vanish=(.42, .73)))

@@ -1,9 +1,8 @@
 """What a street is made of: a pinhole camera over flat ground, and every thing that stands there, as tables of shapes.
 
-A `Street` is a small world in metres: x to the right, y up, z ahead, the camera at z = 0; its road bends to one side.
-Everything is made of flat surfaces, painted from far to near. Each has a row in a table (colour, class, material,
-place), and what is painted is that row's number. The mask follows from the numbers by one look-up, the image by
-data/light.py, so the two agree to the pixel. data/scenes.py puts the things in their places.
+The world is in metres: x to the right, y up, z ahead, the camera at z = 0. Everything is made of flat surfaces, painted
+from far to near. Each has a row in a table (colour, class, material, place), and what is painted is the row's number.
+The mask follows from the numbers by one look-up, the image by data/light.py, so the two agree to the pixel.
 """
 import math
 from collections import namedtuple
@@ -65,8 +64,9 @@ class Street:
         """One of a list, or a number of a range (low, high); anything else is itself."""
         if isinstance(choice, list):
             return self.some(choice[self.rng.integers(len(choice))])
-        in_range = isinstance(choice, tuple) and len(choice) == 2
-        return choice[0] + (choice[1] - choice[0]) * self.rng.random() if in_range else choice
+        if isinstance(choice, tuple) and len(choice) == 2:
+            return choice[0] + (choice[1] - choice[0]) * self.rng.random()
+        return choice
 
     def vary(self, rgb, amount=.12):
         """Such a colour (r, g, b), a little lighter or darker and tinted."""
@@ -207,20 +207,19 @@ def horizon(s, kind, far, radius, height):
 def building(s, x, z, end, height, roof=0.0, floor=3.2, bay=2.8):
     """A box along the street; roof > 0: the height of a pitched roof on it."""
     side = math.copysign(1, x)
-    back, top, middle = x + side * 10, height + roof, x + side * 5
-    rgb, street, sunny = s.vary(WALLS, .3), 1 - side * s.sun * s.weather.sun, s.weather.sun > .1
-    if sunny and side == s.sun:
+    back, middle, top, rgb, sunny = x + side * 10, x + side * 5, height + roof, s.vary(WALLS, .3), s.sun * s.weather.sun
+    cells = [(length / max(1, int(length / bay)), height / max(1, int(height / floor))) for length in (10, end - z)]
+    if sunny * side > .1:
         throw = x - side * height * (.5 + s.weather.sun)
         s.shadow([(x, z), (x, end), (throw, end - 2), (throw, z - 2)], .25 + s.weather.sun)
-    cells = [(length / max(1, int(length / bay)), height / max(1, int(height / floor))) for length in (10, end - z)]
     if z > NEAR:
         s.polygon([(u, y, z) for u, y in box(*sorted((x, back)), 0, height)], rgb, BUILDING, FACADE, .84, cells[0])
     if roof:
         s.polygon([(x, height, z), (back, height, z), (middle, top, z)], rgb, BUILDING, MATT, .84)
         s.polygon([(x, height, z), (x, height, end), (middle, top, end), (middle, top, z)], s.vary(ROOFS, .2), BUILDING,
-                  MATT, street, (.3, .3), True)
-    s.polygon([(x, y, u) for u, y in box(z, end, 0, height)], rgb, BUILDING, s.some([FACADE, SHOP]), street, cells[1],
-              True)
+                  MATT, 1 - side * sunny, (.3, .3), True)
+    s.polygon([(x, y, u) for u, y in box(z, end, 0, height)], rgb, BUILDING, s.some([FACADE, SHOP]), 1 - side * sunny,
+              cells[1], True)
 
 
 def tree(s, x, z, end, height, slim=1.0, cone=False):
@@ -235,13 +234,13 @@ def tree(s, x, z, end, height, slim=1.0, cone=False):
 
 def fence(s, x, z, end, height, rgb, low=0.0, rails=False):
     """From low to height; between rails one sees through."""
-    shade = 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x)
+    look, shade = (s.vary(rgb), FENCE, MATT), 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x)
     for at in (z, (z + end) / 2):
-        s.polygon([(x, 0, at), (x, height, at)], rgb, FENCE, MATT, shade * .85, thickness=.09)
+        s.polygon([(x, 0, at), (x, height, at)], *look, shade * .85, thickness=.09)
     for y in (height, height * .62, height * .25) if rails else ():
-        s.polygon([(x, y, z), (x, y, end)], rgb, FENCE, MATT, shade, thickness=.05)
+        s.polygon([(x, y, z), (x, y, end)], *look, shade, thickness=.05)
     if not rails:
-        s.polygon([(x, y, u) for u, y in box(z, end, low, height)], rgb, FENCE, MATT, shade, (.16, height - low), True)
+        s.polygon([(x, y, u) for u, y in box(z, end, low, height)], *look, shade, (.16, height - low), True)
 
 
 def box(x0, x1, y0, y1):
@@ -249,11 +248,10 @@ def box(x0, x1, y0, y1):
 
 
 def panel(rgb, x0, x1, y0, y1):
-    """A large sign with a line of text."""
-    x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    return [(WHITE, SIGN, box(x0, x1, y0, y1)), (rgb, SIGN, box(x0 + .05, x1 - .05, y0 + .05, y1 - .05)),
-            (WHITE, SIGN, box(x0 * .8 + x * .2, x, y + .12, y + .3)),
-            (WHITE, SIGN, box(x0 * .8 + x * .2, x1 * .8 + x * .2, y - .3, y - .12))]
+    """A large sign with two lines of text."""
+    return [(colour, SIGN, outline) for colour, outline in (
+        (WHITE, box(x0, x1, y0, y1)), (rgb, box(x0 + .05, x1 - .05, y0 + .05, y1 - .05)),
+        (WHITE, box(x0 + .2, (x0 + x1) / 2, y1 - .4, y1 - .2)), (WHITE, box(x0 + .2, x1 - .3, y0 + .2, y0 + .4)))]
 
 
 def post(height, radius=.05, rgb=STEEL):
@@ -261,51 +259,46 @@ def post(height, radius=.05, rgb=STEEL):
 
 
 # A figure is a list of parts: colour (or the name of one that varies), class, outline in (u, y) metres. "lamp" shines.
+WHEELS = [(rgb, disc(hub, .36, radius)) for hub in (-.52, .52) for rgb, radius in ((BLACK, .36), (STEEL, .28))]
+PERSON = [("trousers", ((-.16, .95), (.18, .95), (.3, 0), (.12, 0), (.02, .8), (-.16, 0), (-.34, 0))),
+          ("skin", ((-.34, .86), (-.26, .86), (-.2, 1.4), (-.26, 1.4))), ("skin", disc(0, 1.62, .125)),
+          ("coat", ((-.19, .86), (.19, .86), (.24, 1.36), (.12, 1.5), (-.12, 1.5), (-.25, 1.36))),
+          ("coat", ((.2, 1.44), (.34, 1.0), (.28, .9), (.18, 1.1))),
+          (BARK, ((-.13, 1.64), (.13, 1.64), (.09, 1.77), (-.09, 1.77)))]
+BICYCLE = [*WHEELS, ("paint", ((-.52, .34), (-.5, .42), (-.14, .9), (.4, .9), (.04, .34), (-.04, .34), (.3, .84))),
+           ("paint", ((.5, .36), (.56, .36), (.38, 1.08), (.3, 1.08))), ("skin", disc(.27, 1.72, .14)),
+           ("trousers", ((-.3, .98), (.0, .98), (.22, .62), (.1, .2), (-.06, .22), (.02, .6))),
+           ("coat", ((-.32, .9), (.02, .9), (.3, 1.4), (.42, 1.04), (.5, 1.08), (.25, 1.55), (.12, 1.62), (-.1, 1.5))),
+           ("paint", ((.1, 1.74), (.44, 1.74), (.36, 1.9), (.18, 1.9)))]
 FIGURES = {
-    "person": [(rgb, PEDESTRIAN, outline) for rgb, outline in (
-        ("trousers", ((-.16, .95), (.18, .95), (.3, 0), (.12, 0), (.02, .8), (-.16, 0), (-.34, 0))),
-        ("skin", ((-.34, .86), (-.26, .86), (-.2, 1.4), (-.26, 1.4))),
-        ("coat", ((-.19, .86), (.19, .86), (.24, 1.36), (.12, 1.5), (-.12, 1.5), (-.25, 1.36))),
-        ("coat", ((.2, 1.44), (.34, 1.0), (.28, .9), (.18, 1.1))), ("skin", disc(0, 1.62, .125)),
-        (BARK, ((-.13, 1.64), (.13, 1.64), (.09, 1.77), (-.09, 1.77))))],
-    "bicycle": [(rgb, BICYCLIST, outline) for rgb, outline in (
-        (BLACK, disc(-.52, .36, .36)), ((120, 120, 122), disc(-.52, .36, .28)), (BLACK, disc(.52, .36, .36)),
-        ((120, 120, 122), disc(.52, .36, .28)), ("paint", ((-.52, .34), (-.5, .42), (-.14, .9), (-.1, .86))),
-        ("paint", ((-.16, .9), (.4, .9), (.04, .34), (-.04, .34), (.3, .84), (-.14, .84))),
-        ("paint", ((.5, .36), (.56, .36), (.38, 1.08), (.3, 1.08))),
-        ("trousers", ((-.3, .98), (.0, .98), (.22, .62), (.1, .2), (-.06, .22), (.02, .6))),
-        ("coat", ((-.32, .9), (.02, .9), (.3, 1.5), (.12, 1.62), (-.1, 1.5))), ("skin", disc(.27, 1.72, .14)),
-        ("coat", ((.1, 1.5), (.25, 1.46), (.5, 1.08), (.42, 1.04))),
-        ("paint", ((.1, 1.74), (.44, 1.74), (.36, 1.9), (.18, 1.9))))],
-    **{name: post(2.4) + [(rim, SIGN, disc(0, 2.4, .5, None, *shape)), (face, SIGN, disc(0, 2.4, .35, None, *shape)),
-                          (text, SIGN, box(-.2, .2, 2.32, 2.46))]
-       for name, rim, face, text, shape in (
-           ("ban", RED, WHITE, BLACK, (16,)), ("warning", RED, WHITE, BLACK, (3, math.pi / 2)),
-           ("advice", BLUE, BLUE, WHITE, (4, math.pi / 4)), ("stop", RED, RED, WHITE, (8, math.pi / 8)))},
-    **{f"{name} light": post(2.6, .07) + [(BLACK, SIGN, box(-.26, .26, 2.3, 3.6)), (rgb, SIGN, disc(0, y, .16))]
-       for name, rgb, y in (("green", (40, 220, 120), 2.52), ("red", (255, 40, 30), 3.38))},
+    "person": [(rgb, PEDESTRIAN, outline) for rgb, outline in PERSON],
+    "bicycle": [(rgb, BICYCLIST, outline) for rgb, outline in BICYCLE],
+    **{name: post(2.4) + [(rim, SIGN, disc(0, 2.4, .5, .5, *shape)), (face, SIGN, disc(0, 2.4, .35, .35, *shape)),
+                          (text, SIGN, box(-.2, .2, 2.32, 2.46))] for name, rim, face, text, shape in (
+        ("ban", RED, WHITE, BLACK, (16,)), ("warning", RED, WHITE, BLACK, (3, math.pi / 2)),
+        ("advice", BLUE, BLUE, WHITE, (4, math.pi / 4)), ("stop", RED, RED, WHITE, (8, math.pi / 8)))},
+    **{name: post(2.6, .07) + [(BLACK, SIGN, box(-.26, .26, 2.3, 3.6)), (rgb, SIGN, disc(0, y, .16))]
+       for name, rgb, y in (("green light", (40, 220, 120), 2.52), ("red light", (255, 40, 30), 3.38))},
     "telegraph pole": post(7.5, .11, BARK) + [(BARK, POLE, box(-.9, .9, y, y + .13)) for y in (6.3, 6.85)],
-    "lamp": post(7, .07) + post(1, .12) + [(STEEL, POLE, ((0, 6.9), (1.8, 7.2), (1.8, 7.3), (0, 7.05))),
-                                           ("lamp", POLE, box(1.4, 2.2, 7.05, 7.3))],
-    "lantern": post(3.6, .06, BLACK) + [(BLACK, POLE, box(-.3, .3, 4.1, 4.25)),
-                                        ("lamp", POLE, box(-.22, .22, 3.6, 4.1))],
-    "gantry": [*post(6.6, .2), (STEEL, POLE, box(0, 14, 6.2, 6.6)), (STEEL, POLE, box(13.8, 14.2, 0, 6.6)),
-               *panel(BLUE, 1.5, 6, 5.2, 7.6), *panel(GREEN, 7.5, 12, 5.2, 7.6)],
+    "lamp": [*post(7, .07), (STEEL, POLE, box(0, 1.8, 7, 7.14)), ("lamp", POLE, box(1.4, 2.2, 7.05, 7.3))],
+    "lantern": post(4.2, .06, BLACK) + [("lamp", POLE, box(-.25, .25, 3.6, 4.1))],
+    "gantry": [*post(6.6, .2), (STEEL, POLE, box(0, 14, 6.2, 6.6)), *panel(BLUE, 1.5, 6, 5.2, 7.6),
+               *panel(GREEN, 7.5, 12, 5.2, 7.6)],
     "shop sign": panel("paint", 0, 1.2, 2.7, 3.6),
 }
 
 
 def figure(s, x, z, end, name, size=1.0, heading=None):
-    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane; usually towards the road."""
+    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane; by default to the road."""
     colours = {"coat": s.vary(CLOTHES), "trousers": s.vary(CLOTHES), "paint": s.vary(PAINTS), "skin": s.vary(SKINS),
                "lamp": LAMPLIGHT if s.weather.lamps else WHITE}
     heading = math.pi * (x > 0) if heading is None else heading
     across, away = size * math.cos(heading), size * math.sin(heading)
-    s.stand(x, z, .3 + .5 * (name == "bicycle"), .2, .9 * size)
+    s.stand(x, z, .8 if name == "bicycle" else .3, .2, .9 * size)
     for rgb, label, outline in FIGURES[name]:
-        half = max(abs(u) for u, _ in outline) * abs(across)
-        least = max(1.0, .5 * SUPER * z / s.across / half) if label == POLE else 1  # a pole is a final pixel wide
-        points = [(x + u * across * least, y * size, z + u * away) for u, y in outline]
+        wide = .5 * SUPER * z / s.across / max(abs(u * across) for u, _ in outline)
+        wide = max(1.0, wide) * across if label == POLE else across  # a pole is at least a final pixel wide
+        points = [(x + u * wide, y * size, z + u * away) for u, y in outline]
         s.polygon(points, colours.get(rgb, rgb), label, LAMP if rgb == "lamp" else MATT)
         if rgb == "lamp":
             s.lights.append((*points[0], LAMPLIGHT, points[0][1] * .8))
@@ -327,31 +320,25 @@ CARS = [SALOON, SALOON, HATCHBACK, HATCHBACK, VAN]
 def car(s, x, z, end, model):
     """A vehicle whose near end is at z, and which comes towards us on the left; what is hidden is painted over."""
     width, profile, glass, window = model
-    rgb, length, half, low, oncoming = s.vary(PAINTS), profile[-1][0], width / 2, profile[0][1], x < 0
+    paint, length, half, low, oncoming = s.vary(PAINTS), profile[-1][0], width / 2, profile[0][1], x < 0
+    light, number = ((255, 246, 214), WHITE) if oncoming else ((226, 24, 24), AMBER)
 
-    def part(outline, flank, *look):
-        points = [(flank, y, z + (length - u if oncoming else u)) for u, y in outline]
-        s.polygon(points, *look)
-
-    def plate(left, right, y0, y1, *look):
-        s.polygon([(x + u * half, y, z) for u, y in box(left, right, y0, y1)], *look)
+    def part(points, rgb, material=MATT, shade=1.0):
+        points = [(x + half * u, y, z + (length - v if oncoming else v)) for u, y, v in points]
+        s.polygon(points, rgb, CAR, material, shade)
 
     s.stand(x, z + length / 2, half * 1.1, length * .53, profile[2][1])
-    for flank in sorted((x - half, x + half), key=lambda edge: -abs(edge - s.eye_x)):
-        part(profile, flank, rgb, CAR, MATT, .85 + math.copysign(s.sun * s.weather.sun, flank - x))
-        part(window, flank, PANE, CAR, GLASS)
-        part(box(.1, length - .1, .32, .42), flank, BLACK, CAR)
-        for hub, radius, colour in ((hub, *wheel) for hub in (.19, .8) for wheel in ((.36, BLACK), (.2, STEEL))):
-            part(disc(length * hub, .34, radius), flank, colour, CAR)
+    wheels = [(disc(length * hub, .34, size), rgb) for hub in (.19, .8) for size, rgb in ((.36, BLACK), (.2, STEEL))]
+    for side in (-1, 1) if x > s.eye_x else (1, -1):  # the hidden side comes first
+        look = paint, MATT, .85 + side * s.sun * s.weather.sun
+        for outline, *look in (profile, *look), (window, PANE, GLASS), (box(.1, length - .1, .32, .42), BLACK), *wheels:
+            part([(side, y, v) for v, y in outline], *look)
     strips = list(enumerate(zip(profile, profile[1:])))
-    for i, ((u0, y0), (u1, y1)) in strips if oncoming else strips[::-1]:
-        look = (PANE, CAR, GLASS) if i in glass else (rgb, CAR, MATT, 1.2 if abs(u1 - u0) > 2 * abs(y1 - y0) else .88)
-        near, far = (z + (length - u if oncoming else u) for u in (u0, u1))
-        s.polygon([(x - half, y0, near), (x + half, y0, near), (x + half, y1, far), (x - half, y1, far)], *look)
-    light = (255, 246, 214) if oncoming else (226, 24, 24)
-    plate(-1, 1, low, low + .2, (48, 48, 52), CAR)
-    plate(-.3, .3, low + .17, low + .3, WHITE if oncoming else AMBER, CAR)
-    for left in (-1, .62):
-        plate(left, left + .38, 0, low, BLACK, CAR)
-        plate(left + .03, left + .35, low + .32, low + .5, light, CAR, LAMP)
+    for i, ((v0, y0), (v1, y1)) in strips if oncoming else strips[::-1]:
+        look = (PANE, GLASS) if i in glass else (paint, MATT, 1.2 if abs(v1 - v0) > 2 * abs(y1 - y0) else .88)
+        part([(-1, y0, v0), (1, y0, v0), (1, y1, v1), (-1, y1, v1)], *look)
+    for left, right, bottom, top, *look in (
+            (-1, 1, 0, .2, PANE), (-.3, .3, .17, .3, number), (-1, -.62, -low, 0, BLACK), (.62, 1, -low, 0, BLACK),
+            (-.97, -.65, .32, .5, light, LAMP), (.65, .97, .32, .5, light, LAMP)):
+        part([(u, low + y, length * oncoming) for u, y in box(left, right, bottom, top)], *look)
     s.lights.append((x, .6, z - (3 if oncoming else .6), light, 3.5 if oncoming else 1.2))
