@@ -11,6 +11,7 @@
     color.py       colour spaces, and metrics of colour and sharpness
     scenes.py      the embedded data set: what stands where in a drawn street
     street.py      how the things in a street are drawn
+    light.py       how a drawn street is lit and photographed
 """
 
 

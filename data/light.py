@@ -137,10 +137,11 @@ def photograph(s, numbers):
     grey = photo.mean(0)
     photo = np.clip(grey + (photo - grey) * rng.uniform(.7, 1.15), 0, 1)
     image = Image.fromarray(np.uint8(photo * 255).transpose(1, 2, 0))
-    glow = np.asarray(image.point(lambda value: max(0, 3 * value - 510)).filter(ImageFilter.GaussianBlur(height / 30)))
+    glow = image.point(lambda value: max(0, 3 * value - 510)) if s.weather.lamps else Image.new("RGB", image.size)
+    glow = .5 * np.asarray(glow.filter(ImageFilter.GaussianBlur(height / 30 * s.weather.lamps)), np.float32)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, .55) * (height / 96) ** .5))
     # Cameras smooth the colours' noise and leave most of the brightness's.
     noise = rng.standard_normal((height, width, 1), np.float32)
     noise = noise + .3 * rng.standard_normal((height, width, 3), np.float32)
-    photo = np.asarray(image, np.float32) + .5 * (s.weather.lamps * glow) + rng.uniform(1, 8) * noise
+    photo = np.asarray(image, np.float32) + glow + rng.uniform(1, 8) * noise
     return np.uint8(np.clip(photo, 0, 255))

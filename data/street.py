@@ -90,7 +90,7 @@ class Street:
         """[(x, y, z)] in metres -> [(column, row)] on the canvas."""
         flat = []
         for x, y, z in points:
-            z = max(z, NEAR)
+            z = z if z > NEAR else NEAR  # max takes thrice the time
             flat.append((self.left + self.across * ((x - self.eye_x) / z + self.bend * z),
                          self.top + self.down * (self.eye_y - y) / z))
         return flat
@@ -195,7 +195,7 @@ def mark(s, x, z, end, width):
 
 def horizon(s, kind, far, radius, height):
     """What ends the view: hills, the trees of a wood, or the blocks of a skyline, `far` metres away."""
-    for x, size in s.rng.uniform((-3, .3), (3, 1), (50, 2)).tolist():
+    for x, size in s.rng.uniform((-3, .3), (3, 1), (40, 2)).tolist():
         x, wide, high = x * far, radius * (.5 + size), height * size
         if kind == "skyline":
             s.polygon([(x + u, y, far) for u, y in box(-wide, wide, 0, high)], s.vary(WALLS), BUILDING, FACADE,
@@ -258,7 +258,8 @@ def post(height, radius=.05, rgb=STEEL):
     return [(rgb, POLE, box(-radius, radius, 0, height))]
 
 
-# A figure is a list of parts: colour (or the name of one that varies), class, outline in (u, y) metres. "lamp" shines.
+PALETTES = {"coat": CLOTHES, "trousers": CLOTHES, "paint": PAINTS, "skin": SKINS}
+# A figure is a list of parts: colour (or the name of a palette), class, outline in (u, y) metres. LAMPLIGHT shines.
 WHEELS = [(rgb, disc(hub, .36, radius)) for hub in (-.52, .52) for rgb, radius in ((BLACK, .36), (STEEL, .28))]
 PERSON = [("trousers", ((-.16, .95), (.18, .95), (.3, 0), (.12, 0), (.02, .8), (-.16, 0), (-.34, 0))),
           ("skin", ((-.34, .86), (-.26, .86), (-.2, 1.4), (-.26, 1.4))), ("skin", disc(0, 1.62, .125)),
@@ -280,8 +281,8 @@ FIGURES = {
     **{name: post(2.6, .07) + [(BLACK, SIGN, box(-.26, .26, 2.3, 3.6)), (rgb, SIGN, disc(0, y, .16))]
        for name, rgb, y in (("green light", (40, 220, 120), 2.52), ("red light", (255, 40, 30), 3.38))},
     "telegraph pole": post(7.5, .11, BARK) + [(BARK, POLE, box(-.9, .9, y, y + .13)) for y in (6.3, 6.85)],
-    "lamp": [*post(7, .07), (STEEL, POLE, box(0, 1.8, 7, 7.14)), ("lamp", POLE, box(1.4, 2.2, 7.05, 7.3))],
-    "lantern": post(4.2, .06, BLACK) + [("lamp", POLE, box(-.25, .25, 3.6, 4.1))],
+    "lamp": [*post(7, .07), (STEEL, POLE, box(0, 1.8, 7, 7.14)), (LAMPLIGHT, POLE, box(1.4, 2.2, 7.05, 7.3))],
+    "lantern": post(4.2, .06, BLACK) + [(LAMPLIGHT, POLE, box(-.25, .25, 3.6, 4.1))],
     "gantry": [*post(6.6, .2), (STEEL, POLE, box(0, 14, 6.2, 6.6)), *panel(BLUE, 1.5, 6, 5.2, 7.6),
                *panel(GREEN, 7.5, 12, 5.2, 7.6)],
     "shop sign": panel("paint", 0, 1.2, 2.7, 3.6),
@@ -290,8 +291,7 @@ FIGURES = {
 
 def figure(s, x, z, end, name, size=1.0, heading=None):
     """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane; by default to the road."""
-    colours = {"coat": s.vary(CLOTHES), "trousers": s.vary(CLOTHES), "paint": s.vary(PAINTS), "skin": s.vary(SKINS),
-               "lamp": LAMPLIGHT if s.weather.lamps else WHITE}
+    colours = {rgb: s.vary(PALETTES[rgb]) for rgb in dict.fromkeys(rgb for rgb, *_ in FIGURES[name]) if rgb in PALETTES}
     heading = math.pi * (x > 0) if heading is None else heading
     across, away = size * math.cos(heading), size * math.sin(heading)
     s.stand(x, z, .8 if name == "bicycle" else .3, .2, .9 * size)
@@ -299,8 +299,8 @@ def figure(s, x, z, end, name, size=1.0, heading=None):
         wide = .5 * SUPER * z / s.across / max(abs(u * across) for u, _ in outline)
         wide = max(1.0, wide) * across if label == POLE else across  # a pole is at least a final pixel wide
         points = [(x + u * wide, y * size, z + u * away) for u, y in outline]
-        s.polygon(points, colours.get(rgb, rgb), label, LAMP if rgb == "lamp" else MATT)
-        if rgb == "lamp":
+        s.polygon(points, colours.get(rgb, rgb), label, LAMP if rgb is LAMPLIGHT else MATT)
+        if rgb is LAMPLIGHT:
             s.lights.append((*points[0], LAMPLIGHT, points[0][1] * .8))
 
 

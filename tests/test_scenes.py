@@ -54,6 +54,11 @@ def test_types_are_balanced(sample):
     assert np.bincount(sample[2]).tolist() == [120 // len(SCENE_TYPES)] * len(SCENE_TYPES)
 
 
+def test_no_image_is_black():
+    """CamVid's darkest image has a mean of 51."""
+    assert min(draw_scene(2, "test", i)[0].mean() for i in range(60)) >= 51
+
+
 def test_the_mask_lies_on_what_is_drawn(sample):
     """Neighbouring pixels differ far more across a border between two classes than inside a class."""
     images, masks, _ = sample
