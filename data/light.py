@@ -135,7 +135,7 @@ def photograph(s, numbers):
     photo = 1 - np.exp(-gain * photo)
     photo = target + (photo - target) * rng.uniform(.9, 1.35)
     grey = photo.mean(0)
-    photo = np.clip(grey + (photo - grey) * rng.uniform(.7, 1.15), 0, 1)
+    photo = np.clip(grey + (photo - grey) * rng.uniform(.75, 1.15), 0, 1)
     image = Image.fromarray(np.uint8(photo * 255).transpose(1, 2, 0))
     glow = image.point(lambda value: max(0, 3 * value - 510)) if s.weather.lamps else Image.new("RGB", image.size)
     glow = .5 * np.asarray(glow.filter(ImageFilter.GaussianBlur(height / 30 * s.weather.lamps)), np.float32)
@@ -143,5 +143,5 @@ def photograph(s, numbers):
     # Cameras smooth the colours' noise and leave most of the brightness's.
     noise = rng.standard_normal((height, width, 1), np.float32)
     noise = noise + .3 * rng.standard_normal((height, width, 3), np.float32)
-    photo = np.asarray(image, np.float32) + glow + rng.uniform(1, 8) * noise
+    photo = np.asarray(image, np.float32) + glow + rng.uniform(1, 5.5) * noise
     return np.uint8(np.clip(photo, 0, 255))

@@ -29,6 +29,7 @@ HILLS, WOOD, SKYLINE = ("hills", 300, 90, 26), ("wood", 130, 6, 10), ("skyline",
 SLAB, LAWN = (SLABS, PAVEMENT, .6), (GRASS, TREE, 0)
 FIELDS = [(rgb, TREE, 1) for rgb in ((166, 154, 72), (104, 134, 56), (136, 108, 78), (170, 156, 116))]
 SIGNS = ["ban", "warning", "advice", "stop"] * 4 + ["red light", "green light"]
+TURNS = [0, math.pi, (.05, 1.2), (1.9, 3.1)]  # headings in which a figure is not too thin
 TERRACE, PARKED = dict(start=(-6, 2), stop=FAR), dict(start=(6, 14), stop=60, length=5, gap=(1, 5))
 ALONG, MIXED = dict(start=0, stop=110, gap=0), [False, False, True]  # MIXED: whether a tree is a conifer
 # What stands on both sides of the road: (thing, pavements, metres, its arguments, Street.row's), so many pavements'
@@ -98,7 +99,7 @@ def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, be
             s.row(thing, tuple(side * (half + pavements * pavement + metre) for metre in off), *args, **options)
     for share, width, length, gap in lines:
         gap = s.some(gap)
-        for x in {-share * half, share * half}:
+        for x in sorted({-share * half, share * half}):
             s.row(mark, x, width, start=-s.phase, stop=FAR, length=length, gap=gap, order=1e8)
     for thing, *args in middle:
         s.row(thing, .05, *args, **(dict(ALONG, length=8) if thing is fence else dict(gap=30, share=[0, 1])))
@@ -107,10 +108,8 @@ def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, be
         s.row(car, (x - .3, x + .3), CARS * 2 + [LORRY], start=(8, 8 + cars), stop=80, length=5, gap=(4, 2 * cars))
     for side in (-1, 1) if people else ():
         walks = [(side * half, side * front)] * 6 + [(0.0, side * half)]
-        s.row(figure, walks, "person", (.85, 1.1), [0, math.pi, (0, 1), (2.1, 3.1)], start=(5, people + 5), stop=34,
-              gap=(1, people * 1.6))
-        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, [(.05, 1.3), (1.8, 3.1)], start=(5, 34),
-              stop=20, gap=20)
+        s.row(figure, walks, "person", (.85, 1.1), TURNS, start=(5, people + 5), stop=34, gap=(1, people * 1.6))
+        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, TURNS[2:], start=(5, 34), stop=20, gap=20)
         s.row(figure, side * (half + .5), SIGNS, (.85, 1.15), start=(6, 28), stop=32, gap=(6, 20))
     if s.rng.random() < crossing:
         z = s.some((7, 20))

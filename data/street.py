@@ -47,7 +47,7 @@ class Street:
     def __init__(self, rng, size):
         self.rng = rng
         self.height, self.width = size[0] * SUPER, size[1] * SUPER
-        self.weather = self.some(WEATHERS)
+        self.weather = self.some(WEATHERS[:2] + WEATHERS)  # the sun shines more often
         self.sun, self.mirrored = self.some([-1, 1]), self.some([False, True])  # the sun is on the left or on the right
         # A tangent becomes a column or a row of the canvas: left + across * tangent, top + down * tangent.
         focal, self.top = self.some((.68, 1.15)), self.some((.32, .64)) * self.height
