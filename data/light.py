@@ -143,5 +143,5 @@ def photograph(s, numbers):
     # Cameras smooth the colours' noise and leave most of the brightness's.
     noise = rng.standard_normal((height, width, 1), np.float32)
     noise = noise + .3 * rng.standard_normal((height, width, 3), np.float32)
-    photo = np.asarray(image, np.float32) + glow + rng.uniform(1, 5.5) * noise
+    photo = np.asarray(image, np.float32) + glow + rng.uniform(1, 6) * noise
     return np.uint8(np.clip(photo, 0, 255))

@@ -108,9 +108,9 @@ def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, be
         s.row(car, (x - .3, x + .3), CARS * 2 + [LORRY], start=(8, 8 + cars), stop=80, length=5, gap=(4, 2 * cars))
     for side in (-1, 1) if people else ():
         walks = [(side * half, side * front)] * 6 + [(0.0, side * half)]
-        s.row(figure, walks, "person", (.85, 1.1), TURNS, start=(5, people + 5), stop=34, gap=(1, people * 1.6))
-        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, TURNS[2:], start=(5, 34), stop=20, gap=20)
-        s.row(figure, side * (half + .5), SIGNS, (.85, 1.15), start=(6, 28), stop=32, gap=(6, 20))
+        s.row(figure, walks, "person", (.85, 1.1), TURNS, start=(5, people + 5), stop=55, gap=(1, people * 1.6))
+        s.row(figure, (.3 * side * half, .95 * side * half), "bicycle", 1, TURNS[2:], start=(5, 34), stop=36, gap=20)
+        s.row(figure, side * (half + .5), SIGNS, (.85, 1.15), start=(6, 28), stop=55, gap=(6, 20))
     if s.rng.random() < crossing:
         z = s.some((7, 20))
         for x in np.arange(.3 - half, half - .3, 1.1).tolist():
