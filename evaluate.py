@@ -6,77 +6,70 @@
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
     python evaluate.py report --seeds 1
 """
-from functools import partial
+import os
+from importlib import import_module
 
-from data import InputError
-from data.sources import open_data
-from evaluation import print_scores
-from evaluation.classification import score_classification
-from evaluation.colorization import score_colorization
-from evaluation.exporting import export
-from evaluation.grading import add_grade_arguments, grade
-from evaluation.predicting import predict
-from evaluation.reporting import add_report_arguments, report
-from evaluation.segmentation import score_segmentation
-from training.checkpoint import load_predictor
-from training.settings import Parser, run_main, setup
+from training.flags import TASKS, Parser, add_place, parse, positive_int
 
-SCORE = {"segmentation": score_segmentation, "classification": score_classification,
-         "colorization": partial(score_colorization, baselines=True)}
-
-
-def score(args):
-    """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
-    predictor = load_predictor(args.run, *setup(args))
-    metadata, task = predictor.metadata, predictor.metadata["task"]
-    tiled = args.data and "tile" in metadata  # then other images keep their own size
-    data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
-                     metadata["seed"], splits=(args.split,), scale=(1, 1) if tiled else None,
-                     levels=metadata.get("levels") if args.data else None, whole=bool(args.data),
-                     foreground=metadata.get("foreground", False), channels=predictor.channels)
-    if data.classes != metadata["classes"]:
-        raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
-    split = data.splits[args.split]
-    if data.assignment and not args.data and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
-        raise InputError(f"{metadata['data']} holds other images than when the run was trained, so the split made "
-                         "then is gone (split.json says which it was): put them back, or give a folder with --data")
-    print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
-    print_scores(SCORE[task](predictor, split))
+# Where the function of a command is. Only that module is imported, for torch takes seconds.
+COMMANDS = {"score": "evaluation.scores", "predict": "evaluation.predicting", "export": "evaluation.exporting",
+            "grade": "evaluation.grading", "report": "evaluation.reporting"}
 
 
 def get_args_parser():
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(function, text):
-        sub = commands.add_parser(function.__name__, help=text, description=function.__doc__)
-        sub.set_defaults(function=function)
-        sub.add_argument("--device", default="auto")
-        sub.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return sub
+    def command(name, text):
+        add = commands.add_parser(name, help=text, description=text).add_argument
+        add_place(add)
+        add("--debug", action="store_true", help="show the traceback of an error")
+        return add
 
-    sub = command(score, "the metrics of a finished run")
-    sub.add_argument("run", help="a run's folder")
-    sub.add_argument("--data", help="a named data set or a folder (default: the run's own)")
-    sub.add_argument("--data-dir", default="data")
-    sub.add_argument("--split", choices=("train", "val", "test"), default="test")
+    add = command("score", "the metrics of a finished run, on its own data or any other of the same task and classes")
+    add("run", help="a run's folder")
+    add("--data", help="a named data set or a folder (default: the run's own)")
+    add("--data-dir", default="data")
+    add("--split", choices=("train", "val", "test"), default="test")
 
-    sub = command(predict, "masks, colours or labels for anyone's own images")
-    sub.add_argument("run", help="a run's folder")
-    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as '*.jpg'")
-    sub.add_argument("--out", required=True, help="the folder to write to")
-    sub.add_argument("--probabilities", action="store_true",
-                     help="also of each image an .npy of the classes' probabilities, float16 (classes, H, W)")
+    add = command("predict", "masks and overlays, colours or labels for anyone's own images")
+    add("run", help="a run's folder")
+    add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as '*.jpg'")
+    add("--out", required=True, help="the folder to write to")
+    add("--probabilities", action="store_true",
+        help="also of each image an .npy of the classes' probabilities, float16 (classes, H, W)")
 
-    sub = command(export, "the network in a file that torch or ONNX loads without this project")
-    sub.add_argument("run", help="a run's folder")
-    sub.add_argument("file", metavar="FILE", help="model.pt2 or model.onnx")
+    add = command("export", "the network in a file that torch or ONNX loads without this project")
+    add("run", help="a run's folder")
+    add("file", metavar="FILE", help="model.pt2 or model.onnx")
 
-    add_grade_arguments(command(grade, "score a class's submissions against the truth"))
-    add_report_arguments(command(report, "make the homework's report anew"))
+    add = command("grade", "score a class's submissions against the truth: tables, and a page for each")
+    add("task", choices=tuple(TASKS))
+    add("submissions", nargs="+", metavar="SUBMISSION",
+        help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
+    add("--truth", required=True, help="the folder of one split, as for training, or scenes")
+    add("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
+    add("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")
+    add("--for", dest="system", choices=("moodle", "canvas"),
+        help="also write moodle.csv or canvas.csv, which it imports; canvas: --title is the assignment's")
+    add("--title", help="the homework's name, for the pages")
+    add("--hide-truth", action="store_true", help="the students' pages show no truth, as of a hidden test")
+    add("--out", required=True, help="the folder to write to")
+
+    add = command("report", "make the homework's report anew: train what is missing, test every claim")
+    add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
+    add("--data-dir", default="data")
+    add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
+    add("--out", default="report", help="the folder to write to (default: report)")
+    add("--seeds", type=positive_int, default=3, help="runs of each kind (default: 3)")
+    add("--epochs", type=positive_int, help="of every run (default: enough to tell)")
+    add("--width", type=positive_int, help="channels of every network's first layer")
     return parser
 
 
 if __name__ == "__main__":
-    run_main(lambda args: args.function(args), get_args_parser())
+    args = parse(get_args_parser())
+    command = getattr(import_module(COMMANDS[args.command]), args.command)
+    from training.settings import run_main
+
+    run_main(command, args)

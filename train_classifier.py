@@ -6,21 +6,25 @@
 
 Times are those of 2 CPU cores with bf16.
 """
+from training.flags import get_args_parser, parse
+
+if __name__ == "__main__":
+    args = parse(get_args_parser("classification", __doc__))  # --help and mistakes need not wait for torch
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from data.augment import augment
-from data.sources import open_data
 from evaluation import print_scores
 from evaluation.classification import draw_classification, score_classification
-from models import BLOCKS, build_network
-from training import settings
-from training.checkpoint import autocast, copy_weights, imagenet_weights, start_from_run
+from models import build_network
+from training.checkpoint import autocast, load_start
 from training.optimization import class_weights
 from training.run import Run
-from training.sweep import parse_axis, sweep
-from utils import main_process_first, shrink
+from training.settings import prepare, run_main
+from training.sweep import sweep
+from utils import shrink
 
 # The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
 # `ema`. `smoothing` is that of the labels, `balance` the exponent of class_weights, and `small` the share of the first
@@ -42,13 +46,7 @@ BEST_ON = {  # what is better for one data set, and for one network on it
 def train(args):
     """Everything but the test. Returns the run and its data."""
     # 1. Data
-    device, dtype = settings.setup(args)
-    if args.dry_run:
-        settings.check_everything(args, "classification")
-    with main_process_first():  # it fills the cache
-        data = open_data(args.data, "classification", args.size, args.data_dir, args.seed,
-                         channels=args.channels)
-    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/classification/{args.model}-{data.name}", device)
+    args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
 
     # 2. Network
     network = {"name": args.model, "in_channels": args.channels, "classes": len(data.classes), "width": args.width}
@@ -56,10 +54,7 @@ def train(args):
         network["small_stem"] = min(data.size) < 64
     torch.manual_seed(args.seed)
     model = build_network(network)
-    if args.pretrained:
-        copy_weights(model, imagenet_weights(args.model), "--pretrained")
-    if args.init:
-        start_from_run(model, network, args.init)
+    load_start(model, network, args)
 
     # 3. Training: best is chosen on val
     counts = np.bincount(data.splits["train"].targets, minlength=len(data.classes)) + 1.0
@@ -94,14 +89,5 @@ def main(args):
         test(*train(args))
 
 
-def get_args_parser():
-    parser = settings.get_args_parser(__doc__, "classification", models=(*BLOCKS, "resnet9"), out="<model>-<data>")
-    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
-    parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
-    parser.add_argument("--sweep", nargs="*", type=parse_axis, metavar="KEY=VALUES",
-                        help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")
-    return parser
-
-
 if __name__ == "__main__":
-    settings.run_main(main, get_args_parser())
+    run_main(main, args)

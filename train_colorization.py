@@ -6,20 +6,24 @@
 
 Times are those of 2 CPU cores with bf16.
 """
+from training.flags import get_args_parser, parse
+
+if __name__ == "__main__":
+    args = parse(get_args_parser("colorization", __doc__))  # --help and mistakes need not wait for torch
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from data import InputError
 from data.augment import augment
-from data.sources import open_data
 from evaluation import print_scores
 from evaluation.colorization import AB_UNIT, draw_colorization, lightness_and_ab, score_colorization
 from models import build_network
-from training import settings
-from training.checkpoint import autocast, load_predictor, start_from_run
+from training.checkpoint import autocast, load_predictor, load_start
 from training.run import Run
-from utils import evenly, main_process_first, write_csv
+from training.settings import prepare, run_main
+from utils import evenly, write_csv
 
 COLORFULNESS = 0.8  # of the truth's: the gain on ab is set to reach it on val; test may come out a tenth lower
 
@@ -56,14 +60,8 @@ def mean_color(images):
 
 def main(args):
     # 1. Data
-    device, dtype = settings.setup(args)
-    if args.dry_run:
-        settings.check_everything(args, "colorization")
-    with main_process_first():  # it fills the cache
-        data = open_data(args.data, "colorization", args.size, args.data_dir, args.seed)
+    args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
-    args = settings.fill_in(args, data, RECIPES, BEST_ON, "runs/colorization/unet-{target}-" + data.name
-                            + ("" if args.skips else "-noskips"), device)
 
     # 2. Network: lightness in, colours out
     network = {"name": "unet", "in_channels": 1, "out_channels": 3 if args.target == "rgb" else 2,
@@ -73,8 +71,7 @@ def main(args):
     if args.target == "lab":
         torch.nn.init.zeros_(model.head.weight)  # begin with grey: the colours then grow from nothing
         torch.nn.init.zeros_(model.head.bias)
-    if args.init:
-        start_from_run(model, network, args.init)
+    load_start(model, network, args)
 
     # 3. Training: best is chosen on val
     run = Run(args, device, dtype, network, data, model, target=args.target, gain=1.0, mean_ab=mean_color(train.images))
@@ -100,12 +97,5 @@ def main(args):
     draw_colorization(predictor, test, run.folder / "predictions.png")
 
 
-def get_args_parser():
-    parser = settings.get_args_parser(__doc__, "colorization", models=("unet",), out="unet-<target>-<data>[-noskips]")
-    parser.add_argument("--no-skips", dest="skips", action="store_false", help="leave the skip connections out")
-    parser.add_argument("--target", choices=("rgb", "lab"), help="paint the whole image, or its a and b alone")
-    return parser
-
-
 if __name__ == "__main__":
-    settings.run_main(main, get_args_parser())
+    run_main(main, args)

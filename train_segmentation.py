@@ -6,6 +6,11 @@
 
 Times are those of 2 CPU cores with bf16; the first command's hold in float32, without AVX-512, as well.
 """
+from training.flags import get_args_parser, parse
+
+if __name__ == "__main__":
+    args = parse(get_args_parser("segmentation", __doc__))  # --help and mistakes need not wait for torch
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,15 +18,14 @@ import torch.nn.functional as F
 from data import InputError
 from data.augment import augment, crop_train
 from data.masks import VOID
-from data.sources import open_data
 from evaluation import print_scores
 from evaluation.segmentation import draw_segmentation, score_segmentation
 from models import build_network
-from training import settings
-from training.checkpoint import autocast, copy_weights, imagenet_weights, start_from_run
+from training.checkpoint import autocast, load_start
 from training.optimization import class_weights
 from training.run import Run
-from utils import evenly, main_process_first, shrink
+from training.settings import prepare, run_main
+from utils import evenly, shrink
 
 # The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
 # `ema`. `dice` is the weight of that loss, `balance` the exponent of class_weights, and `small` the share of the first
@@ -66,20 +70,6 @@ def pixels_by_class(masks, classes):
     return sum(np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))[:classes] + 1.0
 
 
-def make_network(args, classes):
-    """The network's description and the network, with the weights to start from."""
-    network = {"name": "unet", "in_channels": args.channels, "out_channels": classes, "width": args.width}
-    if args.model == "fcn32":
-        network = {"name": "fcn32", "in_channels": args.channels, "classes": classes, "width": args.width}
-    torch.manual_seed(args.seed)
-    model = build_network(network)
-    if args.pretrained:
-        copy_weights(model.backbone, imagenet_weights("resnet18"), "--pretrained")
-    if args.init:
-        start_from_run(model, network, args.init)
-    return network, model
-
-
 def main(args):
     if args.tile and args.size and not args.resume:
         raise InputError("with --tile images keep their own size: leave --size out")
@@ -87,19 +77,17 @@ def main(args):
         raise InputError("--pretrained is for --model fcn32, and without --init")
 
     # 1. Data
-    device, dtype = settings.setup(args)
-    if args.dry_run:
-        settings.check_everything(args, "segmentation")
-    with main_process_first():  # it fills the cache
-        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1),
-                         foreground=args.foreground, channels=args.channels)
-    args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}", device)
+    args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
     tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
     largest = tiles.get("tile", data.size)
 
     # 2. Network
-    network, model = make_network(args, len(data.classes))
+    outputs = "out_channels" if args.model == "unet" else "classes"
+    network = {"name": args.model, "in_channels": args.channels, outputs: len(data.classes), "width": args.width}
+    torch.manual_seed(args.seed)
+    model = build_network(network)
+    load_start(model, network, args)
 
     # 3. Training: best is chosen on val
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
@@ -124,15 +112,5 @@ def main(args):
     draw_segmentation(predictor, test, run.folder / "predictions.png")
 
 
-def get_args_parser():
-    parser = settings.get_args_parser(__doc__, "segmentation", models=("unet", "fcn32"), out="<model>-<data>")
-    parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
-                        help="train on random crops of images, which keep their own size")
-    parser.add_argument("--foreground", action="store_true", help="all that is not 0 in a mask is one class")
-    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
-    parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
-    return parser
-
-
 if __name__ == "__main__":
-    settings.run_main(main, get_args_parser())
+    run_main(main, args)

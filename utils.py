@@ -214,14 +214,6 @@ def segmentation_scores(counts):
             "frequency_weighted_iou": (true * iou).sum(-1) / total} | by_class
 
 
-def wilson_interval(hits, count, z=1.96):
-    """The 95% interval of a share (Wilson 1927). It stays within 0 and 1, also for few samples."""
-    share, spread = hits / count, z * z / count
-    middle = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max((middle - half) / (1 + spread), 0.0), min((middle + half) / (1 + spread), 1.0)
-
-
 def outline_counts(truth, prediction, classes, tolerance=0.0075):
     """Masks (H, W) uint8 -> boundary pixels by class (4, K): the truth's met, all of it; the prediction's met, all.
 

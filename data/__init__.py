@@ -13,7 +13,13 @@
     street.py      how the things in a street are drawn
     light.py       how a drawn street is lit and photographed
 """
+import os
 
 
 class InputError(ValueError):
     """A mistake of the user's: the message is one line that names the file or flag and says what to do."""
+
+
+def printable(path) -> str:
+    """A path or name for a message. The message stays on one line, whatever the name holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path))

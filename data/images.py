@@ -14,16 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from data import InputError
+from data import InputError, printable
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # an image is used, or refused in one line
 
 NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv", "labelmap.txt")  # files that are no images
-
-
-def printable(path) -> str:
-    """A path or name for a message. The message stays on one line, whatever the name holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path))
 
 
 def first_few(names) -> str:

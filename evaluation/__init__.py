@@ -1,7 +1,7 @@
 """What is done with trained networks: scores, drawings, predictions, grades, and the report.
 
 segmentation.py, classification.py, colorization.py   score, draw and predict, a task each
-predicting.py, exporting.py   results for anyone's images; a network in one file
+scores.py, predicting.py, exporting.py   a run's scores; results for anyone's images; a network in one file
 grading.py     a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py)
 limits.py      processes with limits, in which all that strangers handed in is opened: submissions.py, predictions.py
 counts.py      rows of counts, from which the scores of any set of images follow

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from evaluation import as_batch
-from utils import batches, gather, plot_confusion, plot_images, wilson_interval, write_csv
+from utils import batches, gather, plot_confusion, plot_images, write_csv
 
 
 def class_probabilities(predictor, images):
@@ -17,7 +17,7 @@ def class_probabilities(predictor, images):
 
 @torch.inference_mode()
 def score_classification(predictor, split):
-    """accuracy with its 95% interval, top5, class_scores, confusion (K, K), of counts, and probabilities (N, K)."""
+    """accuracy, top5, class_scores, confusion (K, K), of counts, and probabilities (N, K)."""
     predictor.model.eval()
     classes, probabilities, labels = predictor.metadata["classes"], [], []
     for images, targets, _ in batches(split, 256, predictor.device):
@@ -28,8 +28,7 @@ def score_classification(predictor, split):
     confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1).numpy()
     hits, count = int(confusion.trace()), int(confusion.sum())
     top5 = probabilities.topk(min(5, len(classes))).indices == labels[:, None]
-    return {"accuracy": hits / count, "interval": wilson_interval(hits, count),
-            "top5": float(top5.any(1).float().mean()), **class_scores(confusion, classes),
+    return {"accuracy": hits / count, "top5": float(top5.any(1).float().mean()), **class_scores(confusion, classes),
             "confusion": confusion, "probabilities": probabilities.numpy()}
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data import InputError, cache
 from data.images import first_few, printable
 from data.scenes import write_scenes
-from evaluation.counts import BY_CLASS, METRICS
+from evaluation.counts import BY_CLASS
 from evaluation.downloads import add_roster, find_submissions
 from evaluation.limits import LIMITS, run_each
 from evaluation.pages import feedback_page, grades_page
@@ -184,17 +184,3 @@ def grade(args):
     for row in rows:
         print("{rank:>4} {points:8.3f} {:8.4f}  {status:<18}  {submission}".format(row[truth.metrics[0]], **row))
     print(f"{len(grades)} submissions graded: {out / 'grades.html'}, grades.csv and feedback/ beside it")
-
-
-def add_grade_arguments(sub):
-    sub.add_argument("task", choices=tuple(METRICS))
-    sub.add_argument("submissions", nargs="+", metavar="SUBMISSION",
-                     help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
-    sub.add_argument("--truth", required=True, help="the folder of one split, as for training, or scenes")
-    sub.add_argument("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
-    sub.add_argument("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")
-    sub.add_argument("--for", dest="system", choices=("moodle", "canvas"),
-                     help="also write moodle.csv or canvas.csv, which it imports; canvas: --title is the assignment's")
-    sub.add_argument("--title", help="the homework's name, for the pages")
-    sub.add_argument("--hide-truth", action="store_true", help="the students' pages show no truth, as of a hidden test")
-    sub.add_argument("--out", required=True, help="the folder to write to")

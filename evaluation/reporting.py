@@ -5,7 +5,6 @@
 import functools
 import itertools
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from evaluation.counts import COMPUTE, ROW
 from evaluation.segmentation import predicted_classes
 from models import build_network
 from training.checkpoint import load_predictor
-from training.settings import positive_int, setup
+from training.settings import setup
 from utils import (batches, colorize_mask, new_figure, plot_heat_map, plot_images, read_csv, save_figure,
                    write_atomically)
 
@@ -334,14 +333,3 @@ def report(args):
     for claim in claims:
         print(f"{claim['claim']}: {claim['verdict']}")
     print(f"{out / 'report.md'}, its figures beside it")
-
-
-def add_report_arguments(sub):
-    sub.add_argument("--data", default="scenes", type=os.path.normpath,
-                     help="scenes, a named data set, or a folder (default: scenes)")
-    sub.add_argument("--data-dir", default="data")
-    sub.add_argument("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
-    sub.add_argument("--out", default="report", help="the folder to write to (default: report)")
-    sub.add_argument("--seeds", type=positive_int, default=3, help="runs of each kind (default: 3)")
-    sub.add_argument("--epochs", type=positive_int, help="of every run (default: enough to tell)")
-    sub.add_argument("--width", type=positive_int, help="channels of every network's first layer")

@@ -22,6 +22,7 @@ import train_classifier
 from data import InputError
 from data.cache import Split, check_loaders
 from training.checkpoint import load_checkpoint
+from training.flags import get_args_parser
 from training.run import Run
 
 QUICK = ("--width", 4, "--batch-size", 8, "--device", "cpu", "--epochs", 1, "--out", "run")
@@ -90,7 +91,7 @@ def test_any_standard_output(run, here, words, monkeypatch, stdout):
 
 
 def test_in_a_thread(here, words):
-    args = train_classifier.get_args_parser().parse_args(list(map(str, words[1:])))
+    args = get_args_parser("classification").parse_args(list(map(str, words[1:])))
     thread = threading.Thread(target=train_classifier.main, args=(args,))
     thread.start()
     thread.join()
@@ -128,14 +129,60 @@ def test_signals_save(run, here, words, monkeypatch, number, ignored, code):
     assert load_checkpoint("run/last.pt")["step_in_epoch"] == (0 if ignored else 1)
 
 
-def test_a_second_interrupt_ends_a_step_that_hangs(run, here, words, monkeypatch):
-    def hang(self, loss):
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(600)
+@pytest.mark.parametrize("call", ["time.sleep(60)", "lock.acquire()",
+                                  "torch.linalg.svd(torch.rand(4000, 4000))"])
+def test_a_second_interrupt_ends_a_step_that_hangs(here, words, call):
+    """In Python, and in C code, during which no handler runs."""
+    (here / "hang.py").write_text(f"""import runpy, sys, threading, time
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from training.run import Run
 
-    monkeypatch.setattr(Run, "step", hang)
-    assert run(*words)[0] == 130
+def hang(self, loss):
+    lock = threading.Lock()
+    lock.acquire()
+    print("hangs", flush=True)
+    {call}
+
+Run.step = hang
+sys.argv = {list(map(str, words))}
+runpy.run_path({str(ROOT / words[0])!r}, run_name="__main__")
+""")
+    process = subprocess.Popen([sys.executable, "hang.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while process.stdout.readline() != "hangs\n":
+        pass
+    for _ in range(2):
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130 and "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("words", [("train_segmentation.py", "--help"), ("train_classifier.py", "--help"),
+                                   ("train_colorization.py", "--widht", "8"), ("evaluate.py", "grade", "--help"),
+                                   ("evaluate.py", "report", "--help"), ("train_segmentation.py", "--size", "96x")])
+def test_help_and_mistakes_do_not_wait_for_torch(words):
+    code = f"""if True:
+        import atexit, runpy, sys
+        atexit.register(lambda: print(*({{"torch", "numpy", "PIL"}} & sys.modules.keys()), file=sys.stderr))
+        sys.argv = {list(words)}
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "" and done.returncode == (0 if words[-1] == "--help" else 2)
+
+
+def test_an_interrupt_while_torch_is_imported(here):
+    """A package in place of torch, in whose import the Ctrl-C arrives."""
+    (here / "torch.py").write_text("import os, signal\n"
+                                   "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    sum(range(10**6))\n"
+                                   "except BaseException:\n    pass\n")
+    for script in ("train_segmentation.py", "evaluate.py score run"):
+        done = subprocess.run([sys.executable, *f"{ROOT}/{script}".split()], capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(here)},
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_loaders_without_room(run, words, monkeypatch):
@@ -148,7 +195,7 @@ def test_loaders_without_room(run, words, monkeypatch):
         check_loaders(split, 3, 5, files=47)
 
 
-@pytest.mark.parametrize("more", [8, 32, 60])
+@pytest.mark.parametrize("more", [12, 32, 60])
 def test_too_few_open_files(run, here, words, more):
     """However many there are, a run either ends in one line or goes through."""
     resource = pytest.importorskip("resource")

@@ -17,13 +17,15 @@ import train_classifier
 import train_colorization
 import train_segmentation
 import training.run
+import training.settings
 import utils
 from data import InputError
 from data.cache import Split
 from data.sources import DataSet
 from models.normalize import memory_format
-from training import settings
+from training import machine
 from training.checkpoint import load_checkpoint
+from training.flags import get_args_parser
 from training.run import Run
 
 TASKS = {train_segmentation: "segmentation", train_classifier: "classification", train_colorization: "colorization"}
@@ -83,14 +85,14 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     def score(*args, **kwargs):
         raise EndOfEpoch
 
-    monkeypatch.setattr(script, "open_data", lambda *args, **options: data)
+    monkeypatch.setattr(training.settings, "open_data", lambda *args, **options: data)
     monkeypatch.setattr(script, f"score_{task}", score)
     monkeypatch.setattr(script, "autocast", lambda device, dtype: contextlib.nullcontext())
     monkeypatch.setattr(Run, "batches", batches)
     monkeypatch.setattr(Run, "show_loss", lambda run: None)  # it waits, every 20 steps
     if resident:
         monkeypatch.setattr(utils, "keep_on_gpu", keep)
-    args = script.get_args_parser().parse_args([*words, "--device", "meta", "--precision", "fp32", "--width", "4",
+    args = get_args_parser(TASKS[script]).parse_args([*words, "--device", "meta", "--precision", "fp32", "--width", "4",
                                                 "--batch-size", "4", "--out", str(tmp_path / "run")])
     with copies, pytest.raises(EndOfEpoch):
         script.main(args)
@@ -150,10 +152,10 @@ def test_parts_of_a_batch_make_one_step(run, kinds, tmp_path, monkeypatch):
 def test_the_fastest_sound_type(monkeypatch, capsys, name, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert settings.fastest_sound_dtype(torch.device("cuda")) == dtype
-    monkeypatch.setattr(settings, "choose_device", lambda name: torch.device("cuda"))
+    assert machine.fastest_sound_dtype(torch.device("cuda")) == dtype
+    monkeypatch.setattr(machine, "choose_device", lambda name: torch.device("cuda"))
     args = argparse.Namespace(device="cuda", precision="fp16")
-    assert settings.setup(args)[1] == (torch.float32 if dtype == torch.float32 else torch.float16)
+    assert machine.setup(args)[1] == (torch.float32 if dtype == torch.float32 else torch.float16)
     assert ("fp16 is not sound" in capsys.readouterr().err) == (dtype == torch.float32)
 
 
@@ -172,23 +174,23 @@ def test_a_gpu_that_cannot_be_used(monkeypatch, capsys, message, capability, exp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert settings.choose_device("auto") == torch.device("cpu")
+    assert machine.choose_device("auto") == torch.device("cpu")
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1
     with pytest.raises(InputError, match=re.escape(expected)):
-        settings.choose_device("cuda")
+        machine.choose_device("cuda")
 
 
 def test_a_driver_without_cuda_in_torch(monkeypatch, capsys):
     monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(settings.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert settings.choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert machine.choose_device("auto") == torch.device("cpu")
     assert "built without CUDA" in capsys.readouterr().err
 
 
 def test_apples_gpu_only_on_request(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert settings.choose_device("auto").type == "cpu"
+    assert machine.choose_device("auto").type == "cpu"
     assert memory_format(torch.device("mps")) == torch.contiguous_format
 
 

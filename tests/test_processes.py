@@ -20,7 +20,7 @@ SETTINGS = ("--width", 4, "--workers", 0, "--device", "cpu", "--precision", "fp3
 GRADIENTS = """
 import os, torch
 import torch.nn.functional as F
-from training.processes import join_processes, parallelize
+from training.machine import join_processes, parallelize
 from utils import process_rank, world_size
 images, labels, model = torch.load("batch.pt", weights_only=False)
 join_processes(torch.device("cpu"))

@@ -1,11 +1,10 @@
 """How a network is trained, and what is kept of it.
 
-settings.py      flags, recipes, device and precision, errors in one line
+flags.py         the command line
+settings.py      what recipes add to it; errors in one line
+machine.py       device, precision, memory; several processes under torchrun
 run.py           Run: a run's progress, its best network, stop and resume
-folder.py        a run's folder and what it takes to go on from there
-machine.py       what the machine is, and what fits into its memory
 optimization.py  the optimizer, the schedule, the running average
-checkpoint.py    checkpoints: written, read, and made ready for prediction
+checkpoint.py    checkpoints: written, read, and made ready for prediction; the folder that holds them
 sweep.py         a grid of runs
-processes.py     several processes under torchrun
 """

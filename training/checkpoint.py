@@ -1,6 +1,8 @@
-"""Checkpoints: best.pt and last.pt, written whole and read without running any code of theirs."""
+"""Checkpoints, written whole and read without running any code of theirs; a run's folder, which holds them."""
 import io
 import itertools
+import os
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +10,25 @@ from pathlib import Path
 import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from data import InputError
-from data.images import first_few, printable
-from models import BLOCKS, build_network
+from data import InputError, printable
+from data.images import first_few
+from data.sources import NAMED
+from models import build_network
 from models.normalize import memory_format
-from utils import log, write_atomically
+from training.flags import TASKS
+from utils import log, process_rank, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
 
 # What a checkpoint says of itself, beside what a task adds. Only training on tiles has the tile's (height, width) and
 # the scale, and only deep images have levels, the values that are 0 and 255.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "scale": list, "levels": list, "foreground": bool}
-TASKS = {"segmentation": ("unet", "fcn32"), "classification": (*BLOCKS, "resnet9"), "colorization": ("unet",)}
+
+STATES = "last.pt", "previous.pt"  # to resume from, the later one first
 
 
 def autocast(device, dtype):
@@ -111,17 +121,6 @@ def for_inference(model, device, dtype):
     return model
 
 
-def imagenet_weights(depth):
-    """torchvision's ImageNet weights of "resnet18" or "resnet34", without the classifier's head. Raises InputError."""
-    import torchvision  # takes a second
-
-    try:
-        weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave --pretrained out")
-    return {name: value for name, value in weights.items() if not name.startswith("fc.")}
-
-
 def copy_weights(network, weights, source):
     """Copy the weights that fit by name and shape, and say which do not. Raises InputError where none does."""
     own, parameters = network.state_dict(), dict(network.named_parameters())
@@ -135,9 +134,68 @@ def copy_weights(network, weights, source):
         + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))
 
 
-def start_from_run(network, description, run):
-    """Copy what fits from a run of the same kind of network, whatever its classes. Raises InputError."""
-    trained, metadata = load_run(run)
-    if (kind := metadata["network"]["name"]) != description["name"]:
-        raise InputError(f"--init {run}: it is a run of {kind}, and this is {description['name']}; give --model {kind}")
-    copy_weights(network, trained.state_dict(), f"--init {run}")
+def load_start(network, description, args):
+    """Copy what fits from ImageNet's weights or from another run, as the flags ask. Raises InputError."""
+    if args.pretrained:
+        import torchvision  # takes a second
+
+        depth = args.model if args.task == "classification" else "resnet18"
+        try:
+            weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave it out")
+        copy_weights(getattr(network, "backbone", network), weights, "--pretrained")
+    if args.init:
+        trained, metadata = load_run(args.init)
+        if (kind := metadata["network"]["name"]) != description["name"]:
+            raise InputError(f"--init {args.init}: it is a run of {kind}; give --model {kind}")
+        copy_weights(network, trained.state_dict(), f"--init {args.init}")
+
+
+def claim_folder(args):
+    """Lock a run's folder, from which an older run is moved unless it is resumed: the lock. Raises InputError."""
+    folder = Path(args.out)
+    if process_rank():
+        return None
+    if args.data not in NAMED and folder.resolve().is_relative_to(Path(args.data).resolve()):
+        raise InputError(f"--out {folder}: give the run a folder outside the data, or its images would become data")
+    if not args.resume and any(map(Path.exists, map(folder.joinpath, ("best.pt", "metrics.csv", *STATES)))):
+        lock_folder(folder).close()  # nobody else writes there
+        names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+        aside = folder.rename(next(name for name in names if not name.exists()))
+        log(f"the run that was in {folder} is now in {aside}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return lock_folder(folder)
+
+
+def lock_folder(folder):
+    """Keep a second run out of a folder: an open file that holds a lock until it is closed. Raises InputError."""
+    file = open(folder / ".lock", "w")
+    try:
+        # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise InputError(f"{folder}: another run is writing there; wait for it or choose another --out")
+    except OSError:
+        pass  # some network file systems have no locks
+    return file
+
+
+def load_state(args, metadata):
+    """What last.pt holds or, where that is damaged, the one before it. Raises InputError, for other data as well."""
+    last = Path(args.out, "last.pt")
+    for path in filter(Path.exists, map(last.with_name, STATES)):
+        try:
+            state = load_checkpoint(path)
+            break
+        except (InputError, OSError) as error:
+            log(f"--resume: {printable(str(error))}", file=sys.stderr)
+    else:
+        raise InputError(f"--resume: {args.out} has no sound checkpoint to go on from; leave --resume out")
+    if any(state.get(key) != metadata[key] for key in ("classes", "digests", "network")):
+        raise InputError(f"--resume: {args.out} was trained when {args.data} held other images or classes; put them "
+                         "back, or give another --out")
+    if path != last and process_rank() == 0:
+        os.replace(path, last)  # else a damaged last.pt would soon replace the sound previous.pt
+    return state

@@ -1,29 +1,99 @@
-"""The machine: what it is, how much memory is used, into how many parts a batch must be cut, whether it compiles."""
+"""The machine: on what to compute and in which type, its memory, and the other processes under torchrun."""
 import copy
 import math
 import os
 import platform
+import shutil
 import sys
+import warnings
+from datetime import timedelta
 from importlib.metadata import version
 
 import numpy as np
 import PIL
 import torch
+import torch.distributed as dist
 
+from data import InputError
 from training.checkpoint import autocast, one_line
-from utils import keep_on_gpu, log
+from utils import keep_on_gpu, log, world_size
 
 try:
     import resource
 except ImportError:  # Windows: no peak memory
     resource = None
 
+OLDER_GPUS = 'pip install "torch<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'  # before sm_75
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def setup(args):
+    """The device to compute on and the type to compute in: (torch.device, torch.dtype). Raises InputError."""
+    device = choose_device(args.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # else pinned memory would take some of the first
+    if started_by_torchrun() and not dist.is_initialized():
+        join_processes(device)
+    torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
+    fastest = fastest_sound_dtype(device)
+    dtype = DTYPES.get(args.precision, fastest)
+    if dtype != fastest == torch.float32:
+        slow = device.type != "cuda"
+        log(f"--precision {args.precision} is " + ("many times slower than fp32 here: leave it out" if slow else
+            f"not sound on {torch.cuda.get_device_name(device)}: it is fp32"), file=sys.stderr)
+        dtype = dtype if slow else fastest
+    return device, dtype
+
+
+def choose_device(name):
+    """The torch.device that --device names, tried out; for auto the CPU where the GPU fails. Raises InputError.
+
+    Apple's GPU is taken on request alone: torch has given wrong values there, silently (its issues 188371, 174339).
+    """
+    wanted = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto" and not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
+        log("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how to "
+            "install one for the GPU", file=sys.stderr)
+    if wanted == "cuda" and started_by_torchrun():
+        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(wanted)
+        torch.ones(1, device=device).add_(1)  # that a GPU is there does not mean that this torch has kernels for it
+        return device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0][:200]  # no driver, or too old a one, or the memory is full
+    if "no kernel image" in reason:
+        newer = torch.cuda.get_device_capability(wanted) >= (7, 5)
+        reason = f"this torch has no kernels for {torch.cuda.get_device_name(wanted)}; " + (
+            "a newer one may" if newer else f"this one has: {OLDER_GPUS}")
+    if name != "auto":
+        raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
+    log(f"the GPU cannot be used ({reason}): the CPU in its place", file=sys.stderr)
+    return torch.device("cpu")
+
+
+def cpu_capabilities():
+    return getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.4 does not know
+
+
+def fastest_sound_dtype(device):
+    """bf16 where the hardware multiplies it natively, fp16 on older GPUs with tensor cores, else float32."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (7, 0) or "GTX 16" in torch.cuda.get_device_name(device):  # no tensor cores; NaN on GTX 16xx
+            return torch.float32
+        return torch.bfloat16 if capability >= (8, 0) else torch.float16
+    has = cpu_capabilities() if device.type == "cpu" else {}
+    # oneDNN may be held back from it by ONEDNN_MAX_CPU_ISA, which makes a CPU behave as an older one.
+    native = (has.get("avx512_bf16") or has.get("amx_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
 
 def describe_machine(device):
     """Versions and hardware, for config.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        name = torch.cpu.get_capabilities().get("cpu_name", name)
+    if device.type == "cpu":
+        name = cpu_capabilities().get("cpu_name", name)
     return {"device": str(device), "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
             "numpy": np.__version__, "pillow": PIL.__version__}
@@ -68,3 +138,34 @@ def can_compile(device):
         log(f"--compile does not work here ({one_line(error)}): training goes on without", file=sys.stderr)
         return False
     return True
+
+
+def started_by_torchrun():
+    """Whether there are other processes to meet. Half of what torchrun sets, left in a shell, means nothing."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
+def join_processes(device):
+    """Meet the other processes that torchrun started. Raises InputError."""
+    nccl = device.type == "cuda" and dist.is_nccl_available()  # Windows has none; gloo works on CUDA, too
+    try:  # the first process may be decoding a data set for long
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(hours=6))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the processes cannot meet ({one_line(error)}); give torchrun another --master-port")
+
+
+def parallelize(model, device):
+    """A model whose gradients are averaged over the processes. On CUDA its batch norm sees the batches of all."""
+    if world_size() == 1:
+        return model
+    if device.type == "cuda":
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1x1 kernels, where they mean nothing
+    return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def share_buffers(model):
+    """Give all processes the first one's batch norm statistics: DDP does so only before each step."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

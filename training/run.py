@@ -1,23 +1,27 @@
 """Run: the progress of one training run, its best network, and all that is needed to go on with it."""
 import math
 import os
+import signal
+import socket
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from data import InputError
 from models import count_gflops
 from models.normalize import memory_format
-from training.checkpoint import Predictor, load_predictor, save_checkpoint
-from training.folder import claim_folder, load_state
-from training.machine import can_compile, describe_machine, parts_that_fit, peak_memory_mb
+from training.checkpoint import Predictor, claim_folder, load_predictor, load_state, save_checkpoint
+from training.machine import (can_compile, describe_machine, parallelize, parts_that_fit, peak_memory_mb,
+                              share_buffers)
 from training.optimization import RunningAverage, make_optimizer, make_schedule
-from training.processes import StopSignal, parallelize, share_buffers
-from utils import batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv, write_json
+from utils import (STOPPING, batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv,
+                   write_json)
 
 PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # what a checkpoint keeps of Run as it is
 DRAWING_PAUSE = 60  # seconds from one drawing of curves and predictions, which may take two, to the next
@@ -28,7 +32,7 @@ class Diverged(InputError):
 
 
 class Run:
-    """One training run: its folder, its progress, and all that is needed to go on with it. The scripts' loops read
+    """One training run. The scripts' loops read
 
         for epoch in run.epochs():
             for images, targets, draws in run.batches(train):
@@ -62,7 +66,6 @@ class Run:
         self.stop_signal = StopSignal()
         self.saved = self.drawn = time.monotonic()
         machine = describe_machine(device)
-        writer = find_writer() if args.log and not args.dry_run else None
         if not args.dry_run:
             with main_process_first():
                 self.lock = claim_folder(args)
@@ -72,7 +75,11 @@ class Run:
                                                          "digests": self.metadata["digests"], "machine": machine})
                 if data.assignment:  # the splits were made here
                     write_json(self.folder / "split.json", data.assignment)
-        self.log = writer(self.folder) if writer and process_rank() == 0 else None
+        self.tensorboard = None
+        if args.log and not args.dry_run and process_rank() == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(self.folder)
         size = sum(p.numel() for p in model.parameters()) / 1e6
         log(f"{args.model}: {size:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} ({device})")
 
@@ -88,7 +95,7 @@ class Run:
 
     @property
     def predictor(self):
-        """The network that is scored: with averaged weights or, where the recipe has no `ema`, the trained one."""
+        """The network that is scored: with averaged weights where the recipe has `ema`, else the trained one."""
         return Predictor(self.average.model if self.average else self.module, self.metadata, self.device, self.dtype)
 
     def best_predictor(self):
@@ -178,8 +185,8 @@ class Run:
         if self.finished and self.best["score"] == -math.inf:
             raise Diverged(f"no score on val was finite: try a lower --lr than {self.args.lr} or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)
-        for key, value in self.history[-1].items() if self.log else ():
-            self.log.add_scalar(key, value, self.epoch)
+        for key, value in self.history[-1].items() if self.tensorboard else ():
+            self.tensorboard.add_scalar(key, value, self.epoch)
         if improved:
             weights = self.predictor.model.state_dict()
             save_checkpoint(self.folder / "best.pt", self.metadata | found | {"weights": weights})
@@ -229,15 +236,6 @@ class Run:
         log(f"weights, scores and images: {self.folder}")
 
 
-def find_writer():
-    """TensorBoard's writer, a class. Raises InputError where that package is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--log tensorboard needs one more package: pip install tensorboard")
-    return SummaryWriter
-
-
 def describe_run(args, network, data):
     """What a checkpoint says of itself: enough to score and predict without anything else."""
     return {"task": data.task, "network": network, "data": args.data, "size": list(data.size), "seed": args.seed,
@@ -253,11 +251,9 @@ def print_epoch(run):
     shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in run.history[-1].items()
                       if key.startswith(("train_", "val_")))
     tqdm.write(f"epoch {run.epoch:3d}/{run.args.epochs}  {shown}  {sum(run.seconds):.0f} s", sys.stdout)
-    if run.finished and run.epoch < run.args.epochs:
-        log(f"val has not improved since epoch {run.best['epoch']}: training ends, as --patience says")
-    elif run.finished and run.epoch >= 4 and run.best["epoch"] <= run.epoch / 2:
+    if run.finished and (run.epoch < run.args.epochs or run.epoch >= 4 and run.best["epoch"] <= run.epoch / 2):
         log(f"val has not improved since epoch {run.best['epoch']}: look at curves.png; more images or a lower --lr "
-            "may help, and --patience ends such a run earlier")
+            "may help, and --patience ends such a run early")
     if time.monotonic() - run.drawn < DRAWING_PAUSE:
         return False
     plot_curves(run.history, run.folder / "curves.png")
@@ -289,3 +285,57 @@ def end_dry_run(run, stopping):
         f"time: {each:.2f} s a step, {run.steps_per_epoch} steps an epoch, {run.args.epochs} epochs: at most "
         f"{run.args.epochs * run.steps_per_epoch * each / 60:.0f} minutes of training, validation not counted")
     sys.exit(0)
+
+
+class StopSignal:
+    """Within its block SIGINT, SIGTERM and SIGHUP are only noted, so that the step they interrupt can be finished.
+
+    A second one ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays so. In another thread
+    than the main one none is noted.
+    """
+
+    def __init__(self):
+        self.number, self.before, self.writer = None, {}, None
+
+    def __enter__(self):
+        if threading.current_thread() is not threading.main_thread():
+            return
+        found = {number: signal.getsignal(number) for number in STOPPING}
+        self.before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
+        for number in self.before:
+            signal.signal(number, self.note)
+        reader, self.writer = socket.socketpair()
+        self.writer.setblocking(False)
+        self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self.watch, args=(reader,), daemon=True).start()
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if self.writer:
+            signal.set_wakeup_fd(self.wakeup)
+            self.writer.close()  # ends the thread
+
+    def note(self, number, frame):
+        self.number = number
+
+    def watch(self, reader):
+        """End the process at a second signal, from a thread: no handler runs while the main one hangs in C code.
+
+        Python writes each signal's number to the socket at once. Each of several processes gets the signal twice, from
+        the terminal and from torchrun.
+        """
+        seen = 0
+        with reader:
+            while number := reader.recv(1):
+                seen += number[0] in self.before
+                if seen == 2 and world_size() == 1:
+                    os._exit(128 + number[0])
+
+    def asked(self):
+        """The signal that has reached any process, or None: all stop after the same step."""
+        if world_size() > 1:
+            number = torch.tensor(self.number or 0)
+            dist.all_reduce(number, dist.ReduceOp.MAX)
+            self.number = int(number) or None
+        return self.number

@@ -4,8 +4,8 @@ import itertools
 import traceback
 from pathlib import Path
 
+from training.checkpoint import STATES
 from training.run import Diverged
-from training.settings import OPTIMIZERS, SCHEDULES, positive_float, positive_int
 from utils import log, plot_heat_map, world_size, write_csv
 
 GRID = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"], "lr": [1e-4, 1e-3, 1e-2],
@@ -31,8 +31,8 @@ def sweep(args, train, test):
             traceback.clear_frames(error.__traceback__)  # lets go of the run, its memory and handlers
             log(error)
         write_csv(folder / "sweep.csv", rows)
-    down, along = ([key for key in keys if key in grid] for keys in (("optimizer", "schedule"), ("lr", "batch_size")))
-    plot_heat_map(rows, down, along, "val_accuracy", folder / "sweep.png")
+    names = list(grid)
+    plot_heat_map(rows, names[: len(names) // 2], names[len(names) // 2 :], "val_accuracy", folder / "sweep.png")
     best = max(rows, key=lambda row: row["val_accuracy"])
     log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test:")
     test(*train(cell_settings(args, {key: best[key] for key in grid}, folder / best["run"])))
@@ -40,20 +40,5 @@ def sweep(args, train, test):
 
 def cell_settings(args, cell, folder):
     """The command line's settings with a cell's in their place, going on where the cell was left."""
-    begun = any((folder / name).exists() for name in ("last.pt", "previous.pt"))
+    begun = any((folder / name).exists() for name in STATES)
     return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
-
-
-def parse_axis(text):
-    """An argument type: "lr=1e-4,1e-3" -> ("lr", [0.0001, 0.001])."""
-    key, _, values = text.partition("=")
-    names = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-    numbers = {"lr": positive_float, "batch_size": positive_int}
-    values = values.split(",")
-    try:
-        if set(values) <= set(names.get(key, ())):
-            return key, values
-        return key, [numbers[key](value) for value in values]
-    except (LookupError, ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text} is none of lr=NUMBERS, batch_size=NUMBERS, "
-                                         + ", ".join(f"{key}={','.join(known)}" for key, known in names.items()))

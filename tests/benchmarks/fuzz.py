@@ -33,7 +33,6 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import evaluate  # noqa: E402
-import train_segmentation  # noqa: E402
 from data import InputError  # noqa: E402
 from data.cache import Split  # noqa: E402
 from data.folders import SPLITS, WORDS  # noqa: E402
@@ -46,6 +45,7 @@ from evaluation.colorization import predict_colorization  # noqa: E402
 from evaluation.segmentation import predict_segmentation  # noqa: E402
 from models import build_network  # noqa: E402
 from training.checkpoint import load_predictor, save_checkpoint  # noqa: E402
+from training.flags import get_args_parser  # noqa: E402
 from training.run import Run  # noqa: E402
 
 SECONDS, MEMORY = 5, 1 << 30
@@ -226,7 +226,7 @@ class TinyRun:
                       "1", "--weight-decay", "0.1", "--workers", "0", "--device", "cpu", "--out", str(folder)]
 
     def __call__(self, *words):
-        args = train_segmentation.get_args_parser().parse_args([*self.words, *words])
+        args = get_args_parser("segmentation").parse_args([*self.words, *words])
         args.size, args.ema = SIZE, 0.9
         network = {"name": "unet", "in_channels": 3, "out_channels": 2, "width": 1, "depth": 2}
         device = torch.device("cpu")
@@ -296,10 +296,9 @@ class Reader:
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)
                 (place / f"{name}.png").write_bytes(self.masks[i][0] if place.name == "masks" else self.pictures[0][0])
-        parser = argparse.ArgumentParser()
-        grading.add_grade_arguments(parser)
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = grading.open_truth(parser.parse_args([task, "-", "--truth", str(root), "--out", str(self.out)]))
+            truth = grading.open_truth(evaluate.get_args_parser().parse_args(
+                ["grade", task, "-", "--truth", str(root), "--out", str(self.out)]))
         truth.rubric = {"miou" if task == "segmentation" else "accuracy": [[0, 0], [1, 10]]}
         return truth
 

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from conftest import make_kinds, make_street  # noqa: E402
 
-import evaluate  # noqa: E402, F401  here, so that no fork has to import anything
+import train_classifier  # noqa: E402, F401  here, so that no fork has to import anything
 
 SCRIPTS = {"train_segmentation.py": "street", "train_classifier.py": "kinds", "train_colorization.py": "street"}
 LIMIT = 600  # seconds until a run counts as hung

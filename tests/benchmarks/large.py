@@ -41,6 +41,7 @@ from models import build_network  # noqa: E402
 from training.checkpoint import autocast, save_checkpoint  # noqa: E402
 from training.optimization import class_weights  # noqa: E402
 from training.run import Run  # noqa: E402
+from training.flags import get_args_parser  # noqa: E402
 from training.settings import fill_in, setup  # noqa: E402
 from utils import batches  # noqa: E402
 
@@ -92,9 +93,9 @@ def prepare(options, data, out):
     """A run and the step of its loop, as in train_segmentation.py."""
     words = ["--model", "unet", "--width", str(WIDTH), "--data", "sparse", "--epochs", "1", "--device", options.device,
              "--out", out]
-    args = train_segmentation.get_args_parser().parse_args(words)
+    args = get_args_parser("segmentation").parse_args(words)
     device, dtype = setup(args)
-    args = fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON, out)
+    args = fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON, device)
     train = data.splits["train"]
     pixels = train_segmentation.pixels_by_class(train.targets, len(CLASSES))
     weights = class_weights(pixels, args.balance).to(device)

@@ -53,6 +53,7 @@ from models import build_network, count_gflops  # noqa: E402
 from training.checkpoint import autocast, load_predictor, save_checkpoint  # noqa: E402
 from training.optimization import class_weights  # noqa: E402
 from training.run import Run, describe_machine, peak_memory_mb  # noqa: E402
+from training.flags import get_args_parser  # noqa: E402
 from training.settings import fill_in, setup  # noqa: E402
 from utils import batches, write_atomically  # noqa: E402
 
@@ -78,7 +79,7 @@ def prepare(options, name, folder):
              "--precision", options.precision, "--out", folder, *["--compile"] * options.compile]
     words += ["--width", width] if width else []
     words += ["--batch-size", str(options.batch_size)] if options.batch_size else []
-    args = script.get_args_parser().parse_args(words)
+    args = get_args_parser("classification" if script is train_classifier else "segmentation").parse_args(words)
     data = open_data(options.data, "segmentation", options.size, options.data_dir, args.seed)
     splits = {split: dataclasses.replace(each, images=each.images[:options.images], names=each.names[:options.images],
                                          targets=each.targets[:options.images]) for split, each in data.splits.items()}
@@ -87,7 +88,7 @@ def prepare(options, name, folder):
                   for split, each in splits.items()}
         data = dataclasses.replace(data, task="classification", classes=[str(kind) for kind in range(KINDS)], colors=[])
     data = dataclasses.replace(data, splits=splits)
-    args = fill_in(args, data, script.RECIPES, script.BEST_ON, folder)
+    args = fill_in(args, data, script.RECIPES, script.BEST_ON, torch.device(options.device))
     classes = len(data.classes)
     network = {"unet": {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width},
                "fcn32": {"name": "fcn32", "classes": classes, "width": args.width}}.get(

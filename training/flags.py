@@ -1,0 +1,167 @@
+"""The command line: flags, and mistakes in one line. Nothing here imports torch, which takes seconds."""
+import argparse
+import difflib
+import json
+import math
+import os
+import re
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from data import InputError, printable
+
+# The networks of a task, the usual one first.
+TASKS = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resnet34", "resnet9"),
+         "colorization": ("unet",)}
+# Settings that a resumed run may change, since they do not change what is trained. All others must stay. The data may
+# lie elsewhere: load_state compares their classes and their images' names.
+FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
+        "device", "compile", "sweep", "log"}
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose description keeps its lines, and whose errors are one line that names the nearest flag."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def parse_known_args(self, words=None, namespace=None):
+        """As argparse's, but `--size 96x128` is taken as `--size 96 128`."""
+        words = list(sys.argv[1:] if words is None else words)
+        for i in reversed(range(1, len(words))):
+            if words[i - 1] in ("--size", "--tile"):
+                words[i : i + 1] = words[i].split("x")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message):
+        typed = re.search("unrecognized arguments: (--[^ =]+)", message)
+        near = difflib.get_close_matches(typed[1], self._option_string_actions, 1) if typed else ()
+        self.exit(refuse(message + "".join(f"; do you mean {flag}?" for flag in near)))
+
+
+def number(kind, least):
+    """An argument type: an int or float that is finite and not below `least`."""
+    def parse_number(text):
+        value = kind(text)
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is too small, too large or no number")
+        return value
+
+    parse_number.__name__ = kind.__name__  # argparse's message for text that is no number says "invalid int value"
+    return parse_number
+
+
+positive_int, positive_float, not_negative = number(int, 1), number(float, sys.float_info.min), partial(number, least=0)
+
+
+def get_args_parser(task, description=None):
+    """The flags of a training script. Those left out of the command line come from the recipe."""
+    parser = Parser(description=description)
+    parser.set_defaults(task=task, tile=None, foreground=False, channels=3, pretrained=False, sweep=None, target=None,
+                        skips=True)
+    data, network, training, machine, run = (parser.add_argument_group(title).add_argument for title in (
+        "data", "network", "training; the recipe gives the defaults", "machine", "run"))
+    data("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
+    data("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
+    data("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
+    models = TASKS[task]
+    network("--model", choices=models, default=models[0], help=f"default: {models[0]}")
+    network("--width", type=positive_int, help="channels of the first layer (default: the recipe's)")
+    network("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
+    training("--recipe", choices=("best", "report"), default="best", help="ours for that data set, or the report's")
+    training("--epochs", type=positive_int)
+    training("--batch-size", type=positive_int)
+    training("--lr", type=positive_float)
+    training("--optimizer", choices=("adam", "adamw", "sgd"))
+    training("--schedule", choices=("none", "step", "multistep", "cosine", "onecycle", "linear"),
+             help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
+    training("--weight-decay", type=not_negative(float))
+    training("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
+    training("--seed", type=not_negative(int), default=0, help="default: 0")
+    add_place(machine)
+    machine("--workers", type=not_negative(int), help="loader processes (default: up to 4 with CUDA, else 0)")
+    machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
+    machine("--compile", action="store_true", help="torch.compile the network: slow to start, then faster on CUDA")
+    run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")
+    run("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
+    run("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
+    run("--dry-run", action="store_true", help="check data, memory and time without training")
+    run("--log", choices=("tensorboard",), help="write the scores for TensorBoard, too, into the run's folder")
+    run("--debug", action="store_true", help="show the traceback of an error")
+    add_flags_of_task(task, data, network, run, parser)
+    return parser
+
+
+def add_place(add):
+    """The flags that every command has which computes."""
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: auto, the fastest")
+
+
+def add_flags_of_task(task, data, network, run, parser):
+    def values(text):
+        """lr=1e-4,1e-3 -> ("lr", [0.0001, 0.001]): each value is read as its own flag reads it."""
+        key, _, listed = text.partition("=")
+        key = key.replace("-", "_")
+        flag = f"--{key.replace('_', '-')}"
+        return key, [getattr(parser.parse_args([flag, value]), key) for value in listed.split(",")]
+
+    if task == "segmentation":
+        data("--tile", type=positive_int, nargs=2, metavar=("H", "W"), help="random crops of images at their own size")
+        data("--foreground", action="store_true", help="all that is not 0 in a mask is one class")
+    if task == "colorization":
+        network("--no-skips", dest="skips", action="store_false", help="leave the skip connections out")
+        network("--target", choices=("rgb", "lab"), help="paint the whole image, or its a and b alone")
+    else:
+        data("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
+        network("--pretrained", action="store_true", help="ResNet, fcn32: start from torchvision's ImageNet weights")
+    if task == "classification":
+        run("--sweep", nargs="*", type=values, metavar="FLAG=VALUES",
+            help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")
+
+
+def parse(parser):
+    """The arguments of the command line; a resumed run's own where they are left out. A mistake ends the script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w"))
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
+    args = parser.parse_args()
+    if getattr(args, "resume", False) and args.out:
+        own = "task", "out", "resume", "debug", "dry_run", "workers", "sweep"
+        parser.set_defaults(**{key: value for key, value in read_settings(args.out).items() if key not in own})
+        args = parser.parse_args()
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not in a background job, which ignores it
+        signal.signal(signal.SIGINT, leave)  # until run_main, while torch is imported
+    return args
+
+
+def leave(number, frame):
+    os._exit(128 + number)
+
+
+def read_settings(folder):
+    """The settings that a run was begun with, from its config.json; none where there is no sound one."""
+    try:
+        return dict(json.loads(Path(folder, "config.json").read_text())["settings"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def check_settings(args):
+    """Raise InputError where a resumed run would go on with other settings."""
+    before, now = read_settings(args.out), json.loads(json.dumps(vars(args), default=str))
+    changed = [f"--{key.replace('_', '-')} was {before[key]}, is {now[key]}"
+               for key in sorted(now.keys() & before.keys() - FREE) if now[key] not in (None, before[key])]
+    if changed:
+        raise InputError(f"--resume: {args.out} was trained with other settings: {'; '.join(changed)}; give those "
+                         "again, or another --out")
+
+
+def refuse(reason):
+    """Print an error's one line, whatever the names in it hold; returns the exit code."""
+    print(f"{Path(sys.argv[0]).name}: {printable(str(reason))}", file=sys.stderr)
+    return 2
