@@ -23,7 +23,6 @@ def get_args_parser():
     def command(name, text):
         add = commands.add_parser(name, help=text, description=text).add_argument
         add_place(add)
-        add("--debug", action="store_true", help="show the traceback of an error")
         return add
 
     add = command("score", "the metrics of a finished run, on its own data or any other of the same task and classes")
@@ -43,7 +42,20 @@ def get_args_parser():
     add("run", help="a run's folder")
     add("file", metavar="FILE", help="model.pt2 or model.onnx")
 
-    add = command("grade", "score a class's submissions against the truth: tables, and a page for each")
+    add_grade_flags(command("grade", "score a class's submissions against the truth: tables, and a page for each"))
+
+    add = command("report", "make the homework's report anew: train what is missing, test every claim")
+    add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
+    add("--data-dir", default="data")
+    add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
+    add("--out", default="report", help="the folder to write to (default: report)")
+    add("--seeds", type=positive_int, default=3, help="runs of each kind (default: 3)")
+    add("--epochs", type=positive_int, help="of every run (default: enough to tell)")
+    add("--width", type=positive_int, help="channels of every network's first layer")
+    return parser
+
+
+def add_grade_flags(add):
     add("task", choices=tuple(TASKS))
     add("submissions", nargs="+", metavar="SUBMISSION",
         help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
@@ -55,16 +67,6 @@ def get_args_parser():
     add("--title", help="the homework's name, for the pages")
     add("--hide-truth", action="store_true", help="the students' pages show no truth, as of a hidden test")
     add("--out", required=True, help="the folder to write to")
-
-    add = command("report", "make the homework's report anew: train what is missing, test every claim")
-    add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
-    add("--data-dir", default="data")
-    add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
-    add("--out", default="report", help="the folder to write to (default: report)")
-    add("--seeds", type=positive_int, default=3, help="runs of each kind (default: 3)")
-    add("--epochs", type=positive_int, help="of every run (default: enough to tell)")
-    add("--width", type=positive_int, help="channels of every network's first layer")
-    return parser
 
 
 if __name__ == "__main__":

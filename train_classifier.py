@@ -54,7 +54,7 @@ def train(args):
         network["small_stem"] = min(data.size) < 64
     torch.manual_seed(args.seed)
     model = build_network(network)
-    load_start(model, network, args)
+    load_start(model, args)
 
     # 3. Training: best is chosen on val
     counts = np.bincount(data.splits["train"].targets, minlength=len(data.classes)) + 1.0

@@ -71,7 +71,7 @@ def main(args):
     if args.target == "lab":
         torch.nn.init.zeros_(model.head.weight)  # begin with grey: the colours then grow from nothing
         torch.nn.init.zeros_(model.head.bias)
-    load_start(model, network, args)
+    load_start(model, args)
 
     # 3. Training: best is chosen on val
     run = Run(args, device, dtype, network, data, model, target=args.target, gain=1.0, mean_ab=mean_color(train.images))

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data import InputError
 from data.augment import augment, crop_train
 from data.masks import VOID
 from evaluation import print_scores
@@ -71,11 +70,6 @@ def pixels_by_class(masks, classes):
 
 
 def main(args):
-    if args.tile and args.size and not args.resume:
-        raise InputError("with --tile images keep their own size: leave --size out")
-    if args.pretrained and (args.init or args.model == "unet"):
-        raise InputError("--pretrained is for --model fcn32, and without --init")
-
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
     tiles = crop_train(data, args.tile)
@@ -87,7 +81,7 @@ def main(args):
     network = {"name": args.model, "in_channels": args.channels, outputs: len(data.classes), "width": args.width}
     torch.manual_seed(args.seed)
     model = build_network(network)
-    load_start(model, network, args)
+    load_start(model, args)
 
     # 3. Training: best is chosen on val
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)

@@ -10,17 +10,16 @@ import itertools
 import json
 import math
 import os
-import signal
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 
 from data.augment import DRAWS, Crops
-from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
 
 # Several processes. A script that runs alone is the first and only one.
@@ -60,7 +59,6 @@ def gather(parts):
     return [part for row in itertools.zip_longest(*everyone) for part in row if part is not None]
 
 
-
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device.
 
@@ -81,29 +79,37 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
     early = device.type != "mps"  # there a copy that nobody waits for may arrive damaged
     for indices, arrays in zip(chunks, load(split, chunks, device, workers)):
-        arrays = *arrays, torch.from_numpy(draws[indices])
-        yield tuple(array if array is None else array.to(device, non_blocking=early) for array in arrays)
+        yield for_each(lambda array: array.to(device, non_blocking=early), [*arrays, torch.from_numpy(draws[indices])])
 
 
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+def for_each(function, arrays):
+    """The function's results for the arrays of a batch, and None for None: task 3 has no targets."""
+    return [array if array is None else function(array) for array in arrays]
 
 
 def load(split, chunks, device, workers):
     """An iterable of (images, targets), a pair for each array of indices in `chunks`."""
     if resident := keep_on_gpu(split, device):
         places = (torch.from_numpy(chunk).to(device, non_blocking=True) for chunk in chunks)
-        return ([array if array is None else array[place] for array in resident] for place in places)
-    several = {"prefetch_factor": 4, "timeout": 300, "multiprocessing_context": START_METHOD} if workers else {}
-    check_loaders(split, workers, max(map(len, chunks), default=0))
-    loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
-                        pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
-    if not (workers and hasattr(signal, "pthread_sigmask")):
-        return loader
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a new loader process must not die of them
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        return (for_each(lambda array: array[place], resident) for place in places)
+
+    def read(chunk):
+        arrays = for_each(torch.from_numpy, split.read(chunk))
+        return for_each(torch.Tensor.pin_memory, arrays) if device.type == "cuda" else arrays
+
+    return read_ahead(read, chunks, workers) if workers else map(read, chunks)
+
+
+def read_ahead(read, chunks, threads):
+    """Yield read(chunk) for each of the chunks, while threads already read those that follow."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(read, chunk))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
 def keep_on_gpu(split, device):
@@ -112,28 +118,8 @@ def keep_on_gpu(split, device):
         arrays = split.images, split.targets
         limit = torch.cuda.get_device_properties(device).total_memory / 16 if device.type == "cuda" else 0
         fits = sum(array.nbytes for array in arrays if array is not None) <= limit
-        split.on_gpu = [array if array is None else torch.from_numpy(np.array(array)).to(device)
-                        for array in arrays] if fits else []
+        split.on_gpu = for_each(lambda array: torch.from_numpy(np.array(array)).to(device), arrays) if fits else []
     return split.on_gpu
-
-
-def leave_stopping_to_parent(worker):
-    """Let a loader process ignore Ctrl-C, and end a minute after another signal: training first finishes its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        for number in STOPPING[1:]:
-            signal.signal(number, lambda *_: signal.alarm(60))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
-
-class WholeBatches(torch.utils.data.Dataset):
-    """A split whose items are whole batches: an array of indices -> (images, targets)."""
-
-    def __init__(self, split):
-        self.split = split
-
-    def __getitem__(self, indices):
-        return tuple(array if array is None else torch.from_numpy(array) for array in self.split.read(indices))
 
 
 def evenly(total, count):
@@ -144,7 +130,6 @@ def evenly(total, count):
 def shrink(size, multiple=16):
     """About 0.7 of each side of (H, W), half the work: the first epochs' size (Howard's progressive resizing, 2018)."""
     return tuple(max(round(side * 0.7 / multiple) * multiple, min(side, multiple)) for side in size)
-
 
 
 def write_atomically(path, data, durable=True):
@@ -263,7 +248,6 @@ def boundary_f1(counts):
     recall, precision = met_truth / truth.clip(1), met_prediction / prediction.clip(1)
     f1 = 2 * precision * recall / (precision + recall).clip(1e-12)
     return f1.sum(-1) / (truth + prediction > 0).sum(-1).clip(1)
-
 
 
 def new_figure(rows, columns, width, height):

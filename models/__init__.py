@@ -14,10 +14,7 @@ NETWORKS = {"unet": UNet, "fcn32": ResNetFCN32, "resnet9": ResNet9,
 
 
 def build_network(network):
-    """The network of a checkpoint's description such as {"name": "unet", "in_channels": 3, ...}.
-
-    Raises KeyError or TypeError for one of no network.
-    """
+    """The network of a description such as {"name": "unet", "in_channels": 3, ...}. Raises KeyError or TypeError."""
     settings = dict(network)
     return NETWORKS[settings.pop("name")](**settings)
 

@@ -45,13 +45,11 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
-        channels = width
         for i, blocks in enumerate(BLOCKS[depth]):
-            out_channels = width * 2**i
-            layer = [BasicBlock(channels, out_channels, stride=1 if i == 0 else 2)]
-            layer += [BasicBlock(out_channels, out_channels) for _ in range(blocks - 1)]
-            setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
-            channels = out_channels
+            channels = width * 2**i
+            first = BasicBlock(channels // 2, channels, stride=2) if i else BasicBlock(width, width)
+            others = (BasicBlock(channels, channels) for _ in range(blocks - 1))
+            setattr(self, f"layer{i + 1}", nn.Sequential(first, *others))
         self.fc = nn.Linear(self.out_channels, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

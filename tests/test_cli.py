@@ -23,6 +23,7 @@ from PIL import Image
 import training.checkpoint
 import training.run
 import utils
+from data.cache import Split
 from data.images import read_image
 from training.checkpoint import load_checkpoint, load_run, save_checkpoint
 
@@ -96,8 +97,9 @@ def test_imagenet_weights_become_a_backbone(run, here, street, caches, monkeypat
     words = ("train_segmentation.py", "--model", "fcn32", "--data", street, "--data-dir", caches, "--epochs", 1, *QUICK)
     imagenet = torchvision.models.resnet18(weights=None).state_dict()  # stands in for the download
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda self, check_hash: imagenet)
-    code, _, err = run(*words, "--pretrained", "--out", "narrow")
-    assert code == 2 and "--width 64" in err
+    for wrong, advice in ((("--model", "unet"), "the weights of unet"), ((), "--width")):
+        code, _, err = run(*words, *wrong, "--pretrained", "--out", "wrong")
+        assert code == 2 and advice in err and err.count("\n") == 1
     code, _, err = run(*words, "--pretrained", "--width", 64, "--lr", 1e-12, "--out", "run")
     assert code == 0, err
     weights = torch.load(here / "run/best.pt", weights_only=True)["weights"]
@@ -118,7 +120,7 @@ def test_a_run_starts_from_another_of_other_classes(run, here, street, caches):
     for name in ("stem.0.weight", "down.3.1.3.weight", "up.3.up.weight"):
         torch.testing.assert_close(weights[1][name], weights[0][name])
     assert weights[1]["head.weight"].shape[0] == 2
-    for wrong, expected in ((("--model", "fcn32"), "--model unet"), (("--width", 6), "--width"),
+    for wrong, expected in ((("--model", "fcn32"), "--model"), (("--width", 6), "--width"),
                             (("--model", "fcn32", "--pretrained"), "--init")):
         code, _, err = run(*words, "--data", "two", "--init", "first", *wrong, "--out", "third")
         assert code == 2 and expected in err and err.count("\n") == 1
@@ -186,7 +188,7 @@ def test_a_run_is_drawn_while_it_trains(run, here, street, caches, monkeypatch):
 
 def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
     words = ("train_classifier.py", "--data", kinds, "--data-dir", caches, "--epochs", 1, *QUICK, "--out", "sweep",
-             "--sweep", "optimizer=sgd,adam", "schedule=none", "lr=1e-3", "batch_size=8")
+             "--sweep", "optimizer=sgd,adam", "schedule=none", "lr=1e-3", "batch-size=8")
     code, out, err = run(*words)
     assert code == 0, err
     assert [row["run"] for row in rows(here / "sweep/sweep.csv")] == ["sgd-none-0.001-8", "adam-none-0.001-8"]
@@ -198,7 +200,7 @@ def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
     assert (here / "sweep/sweep.csv").read_bytes() == table
     code, out, err = run(*words, "--seed", 1)
     assert code == 2 and "--seed was 0, is 1" in err
-    grid = ("optimizer=sgd", "schedule=none", "lr=1e30,1e-3", "batch_size=8")
+    grid = ("optimizer=sgd", "schedule=none", "lr=1e30,1e-3", "batch-size=8")
     code, out, err = run(*words[:-6], "other", "--sweep", *grid)
     assert code == 0 and "no longer finite" in out and "best on val: sgd-none-0.001-8" in out, err
 
@@ -385,12 +387,11 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
 
 
 @pytest.mark.parametrize("failure, expected", [
-    (lambda: os.kill(os.getpid(), signal.SIGKILL), "try --workers 0"),
     (lambda: read_image("nowhere/a\nb.png"), r"train_segmentation.py: nowhere/a\nb.png: no such file; check the name"),
     (lambda: np.empty(1 << 50), "out of memory: try a smaller --batch-size"),
 ])
-def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
-    monkeypatch.setattr(utils.WholeBatches, "__getitem__", lambda self, indices: failure())
+def test_what_goes_wrong_while_reading_ahead_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
+    monkeypatch.setattr(Split, "read", lambda self, indices: failure())
     code, _, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--workers", 1,
                        "--epochs", 1, "--out", "run")
     assert code == 2 and expected in err and err.count("\n") == 1, err
@@ -481,7 +482,7 @@ def test_predict_uses_or_names_every_image(run, here):
     (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
     (("train_segmentation.py", "--seed", "-1"), "--seed"),
     (("train_segmentation.py", "--weight-decay", "-0.1"), "--weight-decay"),
-    (("train_segmentation.py", "--model", "unet", "--pretrained"), "--model fcn32"),
+    (("train_segmentation.py", "--pretrained", "--init", "run"), "--pretrained"),
     (("train_colorization.py", "--size", "8", "8"), "--size"),
     (("train_segmentation.py", "--device", "abacus"), "--device"),
     (("train_classifier.py", "--data", "empty"), "empty"),
@@ -546,6 +547,7 @@ def test_scores_for_tensorboard(run, here, street, caches, monkeypatch):
     assert code == 2 and err.count("\n") == 1 and "pip install tensorboard" in err and not (here / "none").exists()
     written = []
     writer = types.SimpleNamespace(add_scalar=lambda *values: written.append(values))
+    monkeypatch.delitem(sys.modules, "tensorboard")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(
         SummaryWriter=lambda folder: writer))
     code, _, err = run(*words, "--epochs", 2, "--out", "run")

@@ -127,29 +127,26 @@ def copy_weights(network, weights, source):
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     taken = len(parameters.keys() & fitting)
     if not taken:
-        raise InputError(f"{source}: none of its weights fits; give its --width (ImageNet's is --width 64)")
+        raise InputError(f"{source}: none of its weights fits; give its --model and --width (ImageNet's is 64)")
     network.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
     log(f"{printable(source)}: {taken} of {len(parameters)} weights are taken"
         + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))
 
 
-def load_start(network, description, args):
+def load_start(network, args):
     """Copy what fits from ImageNet's weights or from another run, as the flags ask. Raises InputError."""
     if args.pretrained:
         import torchvision  # takes a second
 
-        depth = args.model if args.task == "classification" else "resnet18"
+        depth = "resnet18" if args.model == "fcn32" else args.model
         try:
             weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave it out")
         copy_weights(getattr(network, "backbone", network), weights, "--pretrained")
     if args.init:
-        trained, metadata = load_run(args.init)
-        if (kind := metadata["network"]["name"]) != description["name"]:
-            raise InputError(f"--init {args.init}: it is a run of {kind}; give --model {kind}")
-        copy_weights(network, trained.state_dict(), f"--init {args.init}")
+        copy_weights(network, load_run(args.init)[0].state_dict(), f"--init {args.init}")
 
 
 def claim_folder(args):

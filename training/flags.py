@@ -61,27 +61,20 @@ def get_args_parser(task, description=None):
     parser = Parser(description=description)
     parser.set_defaults(task=task, tile=None, foreground=False, channels=3, pretrained=False, sweep=None, target=None,
                         skips=True)
-    data, network, training, machine, run = (parser.add_argument_group(title).add_argument for title in (
-        "data", "network", "training; the recipe gives the defaults", "machine", "run"))
+    groups = [parser.add_argument_group(title) for title in (
+        "data", "network", "training; the recipe gives the defaults", "machine", "run")]
+    data, network, training, machine, run = (group.add_argument for group in groups)
+    size, start = (group.add_mutually_exclusive_group().add_argument for group in groups[:2])  # one of them at most
     data("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
     data("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
-    data("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
+    size("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
     models = TASKS[task]
     network("--model", choices=models, default=models[0], help=f"default: {models[0]}")
     network("--width", type=positive_int, help="channels of the first layer (default: the recipe's)")
-    network("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
-    training("--recipe", choices=("best", "report"), default="best", help="ours for that data set, or the report's")
-    training("--epochs", type=positive_int)
-    training("--batch-size", type=positive_int)
-    training("--lr", type=positive_float)
-    training("--optimizer", choices=("adam", "adamw", "sgd"))
-    training("--schedule", choices=("none", "step", "multistep", "cosine", "onecycle", "linear"),
-             help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
-    training("--weight-decay", type=not_negative(float))
-    training("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
-    training("--seed", type=not_negative(int), default=0, help="default: 0")
+    start("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
+    add_training_flags(training)
     add_place(machine)
-    machine("--workers", type=not_negative(int), help="loader processes (default: up to 4 with CUDA, else 0)")
+    machine("--workers", type=not_negative(int), help="threads that read ahead (default: 2 with CUDA, else 0)")
     machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     machine("--compile", action="store_true", help="torch.compile the network: slow to start, then faster on CUDA")
     run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")
@@ -89,37 +82,46 @@ def get_args_parser(task, description=None):
     run("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     run("--dry-run", action="store_true", help="check data, memory and time without training")
     run("--log", choices=("tensorboard",), help="write the scores for TensorBoard, too, into the run's folder")
-    run("--debug", action="store_true", help="show the traceback of an error")
-    add_flags_of_task(task, data, network, run, parser)
-    return parser
-
-
-def add_place(add):
-    """The flags that every command has which computes."""
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: auto, the fastest")
-
-
-def add_flags_of_task(task, data, network, run, parser):
-    def values(text):
-        """lr=1e-4,1e-3 -> ("lr", [0.0001, 0.001]): each value is read as its own flag reads it."""
-        key, _, listed = text.partition("=")
-        key = key.replace("-", "_")
-        flag = f"--{key.replace('_', '-')}"
-        return key, [getattr(parser.parse_args([flag, value]), key) for value in listed.split(",")]
-
     if task == "segmentation":
-        data("--tile", type=positive_int, nargs=2, metavar=("H", "W"), help="random crops of images at their own size")
+        size("--tile", type=positive_int, nargs=2, metavar=("H", "W"), help="random crops of images at their own size")
         data("--foreground", action="store_true", help="all that is not 0 in a mask is one class")
     if task == "colorization":
         network("--no-skips", dest="skips", action="store_false", help="leave the skip connections out")
         network("--target", choices=("rgb", "lab"), help="paint the whole image, or its a and b alone")
     else:
         data("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
-        network("--pretrained", action="store_true", help="ResNet, fcn32: start from torchvision's ImageNet weights")
+        start("--pretrained", action="store_true", help="ResNet, fcn32: start from torchvision's ImageNet weights")
     if task == "classification":
-        run("--sweep", nargs="*", type=values, metavar="FLAG=VALUES",
+        run("--sweep", nargs="*", type=partial(swept, parser), metavar="FLAG=VALUES",
             help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")
+    return parser
+
+
+def add_training_flags(add):
+    add("--recipe", choices=("best", "report"), default="best", help="ours for that data set, or the report's")
+    add("--epochs", type=positive_int)
+    add("--batch-size", type=positive_int)
+    add("--lr", type=positive_float)
+    add("--optimizer", choices=("adam", "adamw", "sgd"))
+    add("--schedule", choices=("none", "step", "multistep", "cosine", "onecycle", "linear"),
+        help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
+    add("--weight-decay", type=not_negative(float))
+    add("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
+    add("--seed", type=not_negative(int), default=0, help="default: 0")
+
+
+def add_place(add):
+    """The flags of every command that computes."""
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: auto, the fastest")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def swept(parser, text):
+    """lr=1e-4,1e-3 -> ("lr", [0.0001, 0.001]): each value is read as its own flag reads it."""
+    flag, _, values = text.partition("=")
+    key = flag.replace("-", "_")
+    return key, [getattr(parser.parse_args([f"--{flag}", value]), key) for value in values.split(",")]
 
 
 def parse(parser):

@@ -7,10 +7,7 @@ import shutil
 import sys
 import warnings
 from datetime import timedelta
-from importlib.metadata import version
 
-import numpy as np
-import PIL
 import torch
 import torch.distributed as dist
 
@@ -95,8 +92,7 @@ def describe_machine(device):
     if device.type == "cpu":
         name = cpu_capabilities().get("cpu_name", name)
     return {"device": str(device), "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "python": platform.python_version(), "torch": torch.__version__, "torchvision": version("torchvision"),
-            "numpy": np.__version__, "pillow": PIL.__version__}
+            "python": platform.python_version(), "torch": torch.__version__}
 
 
 def peak_memory_mb(device):

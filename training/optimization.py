@@ -1,7 +1,9 @@
 """The weights of classes in a loss, the optimizer, the schedule of its rate, and the running average of the network."""
 import copy
+from functools import partial
 
 import torch
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, MultiStepLR, OneCycleLR, StepLR
 
 
 def class_weights(counts, balance):
@@ -30,17 +32,13 @@ def make_optimizer(model, args, device):
 
 def make_schedule(optimizer, args, steps):
     """The learning rate over `steps` optimizer steps."""
-    schedules = torch.optim.lr_scheduler
-    if args.schedule == "step":
-        return schedules.StepLR(optimizer, max(steps // 3, 1))
-    if args.schedule == "multistep":
-        return schedules.MultiStepLR(optimizer, [int(steps * 0.6), int(steps * 0.85)])
-    if args.schedule == "cosine":
-        return schedules.CosineAnnealingLR(optimizer, steps)
-    if args.schedule in ("onecycle", "linear"):  # up for 15% of the steps, then down to nothing, curved or straight
-        return schedules.OneCycleLR(optimizer, args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False,
-                                    anneal_strategy="cos" if args.schedule == "onecycle" else "linear")
-    return schedules.ConstantLR(optimizer, factor=1.0)
+    # Up for 15% of the steps, then down to nothing, curved or straight.
+    cycle = partial(OneCycleLR, max_lr=args.lr, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False)
+    schedules = {"none": partial(ConstantLR, factor=1.0), "step": partial(StepLR, step_size=max(steps // 3, 1)),
+                 "multistep": partial(MultiStepLR, milestones=[int(steps * 0.6), int(steps * 0.85)]),
+                 "cosine": partial(CosineAnnealingLR, T_max=steps),
+                 "onecycle": partial(cycle, anneal_strategy="cos"), "linear": partial(cycle, anneal_strategy="linear")}
+    return schedules[args.schedule](optimizer)
 
 
 class RunningAverage:
@@ -49,9 +47,8 @@ class RunningAverage:
     def __init__(self, model, decay):
         self.model, self.decay = copy.deepcopy(model), decay
         # Listed once: a walk through the network at every step would keep a GPU waiting, as torch's AveragedModel does.
-        self.averages, self.values = (
-            [tensor for tensor in (*each.parameters(), *each.buffers()) if tensor.is_floating_point()]
-            for each in (self.model, model))
+        self.averages, self.values = ([tensor for tensor in each.state_dict().values() if tensor.is_floating_point()]
+                                      for each in (self.model, model))
 
     @torch.no_grad()
     def update(self, step):

@@ -20,15 +20,15 @@ from training.checkpoint import Predictor, claim_folder, load_predictor, load_st
 from training.machine import (can_compile, describe_machine, parallelize, parts_that_fit, peak_memory_mb,
                               share_buffers)
 from training.optimization import RunningAverage, make_optimizer, make_schedule
-from utils import (STOPPING, batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv,
-                   write_json)
+from utils import batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv, write_json
 
 PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # what a checkpoint keeps of Run as it is
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 DRAWING_PAUSE = 60  # seconds from one drawing of curves and predictions, which may take two, to the next
 
 
 class Diverged(InputError):
-    """The loss is no longer finite."""
+    """The loss is no longer finite, or no score on val is."""
 
 
 class Run:
@@ -63,25 +63,13 @@ class Run:
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
         self.history, self.best = [], None  # rows of metrics.csv; the best score and its epoch
-        self.stop_signal = StopSignal()
+        self.stop_signal, self.tensorboard = StopSignal(), None
         self.saved = self.drawn = time.monotonic()
-        machine = describe_machine(device)
+        machine, self.parameters = describe_machine(device), sum(p.numel() for p in model.parameters())
         if not args.dry_run:
             with main_process_first():
-                self.lock = claim_folder(args)
-                if args.resume:
-                    self.resume(load_state(args, self.metadata))
-                write_json(self.folder / "config.json", {"settings": vars(args), "network": network,
-                                                         "digests": self.metadata["digests"], "machine": machine})
-                if data.assignment:  # the splits were made here
-                    write_json(self.folder / "split.json", data.assignment)
-        self.tensorboard = None
-        if args.log and not args.dry_run and process_rank() == 0:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tensorboard = SummaryWriter(self.folder)
-        size = sum(p.numel() for p in model.parameters()) / 1e6
-        log(f"{args.model}: {size:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} ({device})")
+                open_folder(self, data, machine)
+        log(f"{args.model}: {self.parameters / 1e6:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} ({device})")
 
     @property
     def steps_done(self):
@@ -90,8 +78,8 @@ class Run:
     @property
     def finished(self):
         """Whether all epochs are done, or val has not improved for --patience of them."""
-        patience = self.args.patience or math.inf
-        return self.epoch >= self.args.epochs or bool(self.best) and self.epoch - self.best["epoch"] >= patience
+        late = self.best and self.args.patience and self.epoch - self.best["epoch"] >= self.args.patience
+        return bool(late) or self.epoch >= self.args.epochs
 
     @property
     def predictor(self):
@@ -166,15 +154,15 @@ class Run:
         """Show the epoch's mean loss on the progress bar. Raises Diverged where it is not finite."""
         loss = float(self.loss_sum) / max(self.step_in_epoch, 1)
         if not math.isfinite(loss):
-            raise Diverged(f"the loss is no longer finite in epoch {self.epoch + 1}: try a lower --lr than "
-                           f"{self.args.lr} or --precision fp32")
+            raise Diverged("the loss is no longer finite: try a lower --lr or --precision fp32")
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def end_epoch(self, scores, best, **found):
         """Close an epoch: `scores` on val go to metrics.csv; the highest `best` makes best.pt, with what was `found`
         on val, such as a gain. Returns whether to draw predictions of a new best network.
         """
-        loss = sum(gather([float(self.loss_sum)])) / (self.steps_per_epoch * world_size())
+        losses = gather([float(self.loss_sum)])
+        loss = sum(losses) / (self.steps_per_epoch * len(losses))
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self.history.append({"epoch": self.epoch, "step": self.steps_done, "lr": self.optimizer.param_groups[0]["lr"],
@@ -183,7 +171,7 @@ class Run:
         if improved := self.best is None or best > self.best["score"]:
             self.best = {"score": best, "epoch": self.epoch}
         if self.finished and self.best["score"] == -math.inf:
-            raise Diverged(f"no score on val was finite: try a lower --lr than {self.args.lr} or --precision fp32")
+            raise Diverged("no score on val was finite: try a lower --lr or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)
         for key, value in self.history[-1].items() if self.tensorboard else ():
             self.tensorboard.add_scalar(key, value, self.epoch)
@@ -227,13 +215,27 @@ class Run:
         write_json(self.folder / "summary.json", {
             "task": args.task, "model": args.model, "data": args.data, "size": list(args.size), "seed": args.seed,
             "epochs": self.epoch, "best_epoch": self.best["epoch"],
-            "parameters": sum(p.numel() for p in self.module.parameters()),
+            "parameters": self.parameters, "images_per_second": round(images / sum(steady), 2),
             "gflops_per_image": round(count_gflops(self.metadata["network"], args.size), 3),
-            "images_per_second": round(images / sum(steady), 2),
             "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves(self.history, self.folder / "curves.png")
         log(f"weights, scores and images: {self.folder}")
+
+
+def open_folder(run, data, machine):
+    """Claim the run's folder, go on with what is there if asked to, and write down with what this run was made."""
+    if run.args.log:
+        from torch.utils.tensorboard import SummaryWriter  # before the folder is there: it may not be installed
+    run.lock = claim_folder(run.args)
+    if run.args.resume:
+        run.resume(load_state(run.args, run.metadata))
+    write_json(run.folder / "config.json", {"settings": vars(run.args), "network": run.metadata["network"],
+                                             "digests": run.metadata["digests"], "machine": machine})
+    if data.assignment:  # the splits were made here
+        write_json(run.folder / "split.json", data.assignment)
+    if run.args.log and process_rank() == 0:
+        run.tensorboard = SummaryWriter(run.folder)
 
 
 def describe_run(args, network, data):
@@ -262,10 +264,9 @@ def print_epoch(run):
 
 
 def stop(run):
-    """Leave, as a signal asked, once all is saved."""
     run.bar.close()
-    log(f"stopped after {run.epoch} epochs and {run.step_in_epoch} steps; the same command with --resume goes on from "
-        "there", file=sys.stderr)
+    log(f"stopped after {run.epoch} epochs and {run.step_in_epoch} steps; the same command with --resume goes on",
+        file=sys.stderr)
     sys.exit(128 + run.stop_signal.number)
 
 
@@ -288,26 +289,22 @@ def end_dry_run(run, stopping):
 
 
 class StopSignal:
-    """Within its block SIGINT, SIGTERM and SIGHUP are only noted, so that the step they interrupt can be finished.
+    """Within its block SIGINT, SIGTERM and SIGHUP are noted, and the step goes on; a second one ends the process.
 
-    A second one ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays so. In another thread
-    than the main one none is noted.
+    A signal that is ignored, as SIGHUP under nohup, stays so. Outside of the main thread none is noted.
     """
 
     def __init__(self):
         self.number, self.before, self.writer = None, {}, None
 
     def __enter__(self):
-        if threading.current_thread() is not threading.main_thread():
-            return
-        found = {number: signal.getsignal(number) for number in STOPPING}
-        self.before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
-        for number in self.before:
-            signal.signal(number, self.note)
-        reader, self.writer = socket.socketpair()
-        self.writer.setblocking(False)
-        self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self.watch, args=(reader,), daemon=True).start()
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.note) for number in STOPPING
+                           if signal.getsignal(number) != signal.SIG_IGN}
+            reader, self.writer = socket.socketpair()
+            self.writer.setblocking(False)
+            self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self.watch, args=(reader,), daemon=True).start()
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
@@ -320,17 +317,12 @@ class StopSignal:
         self.number = number
 
     def watch(self, reader):
-        """End the process at a second signal, from a thread: no handler runs while the main one hangs in C code.
-
-        Python writes each signal's number to the socket at once. Each of several processes gets the signal twice, from
-        the terminal and from torchrun.
-        """
+        """End the process at a second signal, in a thread: no handler runs while the main one hangs in C code."""
         seen = 0
-        with reader:
-            while number := reader.recv(1):
-                seen += number[0] in self.before
-                if seen == 2 and world_size() == 1:
-                    os._exit(128 + number[0])
+        while number := reader.recv(1):  # Python writes the number of each signal
+            seen += number[0] in self.before
+            if seen == 2 and world_size() == 1:  # each of several gets it twice, from the terminal and from torchrun
+                os._exit(128 + number[0])
 
     def asked(self):
         """The signal that has reached any process, or None: all stop after the same step."""

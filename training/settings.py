@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from data import InputError
-from data.cache import START_METHOD, usable_cores
 from data.sources import NAMED, check_data, open_data
 from training.flags import check_settings, leave, refuse
 from training.machine import setup
@@ -22,7 +21,7 @@ ADVICE = {  # signs of an error: what to do
         "out of memory: try a smaller --batch-size or --size",
     ("by peer", "DistBackendError", "DistNetworkError", "DistStoreError"):
         "another process of this run ended; the same command with --resume goes on from the last checkpoint",
-    ("DataLoader worker", "DataLoader timed out"): "a loader process failed ({:.100}): try --workers 0",
+    ("DataLoader worker",): "a process that decodes images ended, likely for want of memory ({:.100})",
 }
 
 
@@ -63,8 +62,7 @@ def fill_in(args, data, recipes, best_on, device):
         parts = settings.model, settings.target, data.name, "" if settings.skips else "noskips"
         settings.out = f"runs/{args.task}/{'-'.join(filter(None, parts))}"
     if settings.workers is None:
-        useful = torch.cuda.is_available() and START_METHOD == "fork"
-        settings.workers = min(4, usable_cores()) if useful else 0
+        settings.workers = 2 if device.type == "cuda" else 0
     return settings
 
 
@@ -126,7 +124,7 @@ def explain(error):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (InputError, OSError)):
         text = str(error) or type(error).__name__
-        return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
+        return text.splitlines()[-1]  # after the traceback of a process that decodes images
     if isinstance(error, ModuleNotFoundError):
         return f"this needs one more package: pip install {error.name}"
     text = f"{type(error).__name__}: {error}"
