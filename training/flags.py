@@ -1,5 +1,6 @@
 """The command line: flags, and mistakes in one line. Nothing here imports torch, which takes seconds."""
 import argparse
+import contextlib
 import difflib
 import json
 import math
@@ -41,19 +42,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(refuse(message + "".join(f"; do you mean {flag}?" for flag in near)))
 
 
-def number(kind, least):
-    """An argument type: an int or float that is finite and not below `least`."""
-    def parse_number(text):
-        value = kind(text)
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is too small, too large or no number")
-        return value
-
-    parse_number.__name__ = kind.__name__  # argparse's message for text that is no number says "invalid int value"
-    return parse_number
+def number(kind, least, text):
+    """The value of a flag: an int or float that is finite and not below `least`."""
+    with contextlib.suppress(ValueError):
+        if least <= kind(text) < math.inf:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text} is too small, too large or not of the kind {kind.__name__}")
 
 
-positive_int, positive_float, not_negative = number(int, 1), number(float, sys.float_info.min), partial(number, least=0)
+positive_int, positive_float = partial(number, int, 1), partial(number, float, sys.float_info.min)
 
 
 def get_args_parser(task, description=None):
@@ -74,7 +71,7 @@ def get_args_parser(task, description=None):
     start("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
     add_training_flags(training)
     add_place(machine)
-    machine("--workers", type=not_negative(int), help="threads that read ahead (default: 2 with CUDA, else 0)")
+    machine("--workers", type=partial(number, int, 0), help="threads that read ahead (default: 2 with CUDA, else 0)")
     machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     machine("--compile", action="store_true", help="torch.compile the network: slow to start, then faster on CUDA")
     run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")
@@ -99,15 +96,14 @@ def get_args_parser(task, description=None):
 
 def add_training_flags(add):
     add("--recipe", choices=("best", "report"), default="best", help="ours for that data set, or the report's")
-    add("--epochs", type=positive_int)
-    add("--batch-size", type=positive_int)
-    add("--lr", type=positive_float)
+    for flag, kind in (("--epochs", positive_int), ("--batch-size", positive_int), ("--lr", positive_float)):
+        add(flag, type=kind)
     add("--optimizer", choices=("adam", "adamw", "sgd"))
     add("--schedule", choices=("none", "step", "multistep", "cosine", "onecycle", "linear"),
         help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
-    add("--weight-decay", type=not_negative(float))
+    add("--weight-decay", type=partial(number, float, 0))
     add("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
-    add("--seed", type=not_negative(int), default=0, help="default: 0")
+    add("--seed", type=partial(number, int, 0), default=0, help="default: 0")
 
 
 def add_place(add):

@@ -43,10 +43,8 @@ def setup(args):
 
 
 def choose_device(name):
-    """The torch.device that --device names, tried out; for auto the CPU where the GPU fails. Raises InputError.
-
-    Apple's GPU is taken on request alone: torch has given wrong values there, silently (its issues 188371, 174339).
-    """
+    """The torch.device that --device names, tried out; for auto the CPU where the GPU fails. Raises InputError."""
+    # Not mps: torch has given wrong values there, silently (its issues 188371, 174339).
     wanted = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if name == "auto" and not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
         log("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how to "
