@@ -4,7 +4,6 @@ import math
 import os
 import signal
 import sys
-import traceback
 
 import torch
 import torch.distributed as dist
@@ -97,25 +96,20 @@ def run_main(main, args):
     try:
         code = main(args)
         sys.stdout.flush()
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # ends the unfinished loops, and so their loader processes
-        code = handle(error, args.debug)
+    except SystemExit as error:  # after a signal or a dry run
+        code = error.code
+    except KeyboardInterrupt:  # outside of training
+        code = 130
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        if args.debug or not (advice := explain(error)):
+            raise
+        code = refuse(advice)
     if dist.is_initialized() and code != 2:  # after an error the other processes may never come to this point
         dist.destroy_process_group()
     sys.exit(code)
-
-
-def handle(error, debug):
-    """The exit code after an error, whose line is printed. Raises it again where it is a bug of ours."""
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):  # after a signal or a dry run, or Ctrl-C outside of training
-        return getattr(error, "code", 130)
-    if isinstance(error, BrokenPipeError):  # who read the output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    advice = explain(error)
-    if debug or advice is None:
-        raise error
-    return refuse(advice)
 
 
 def explain(error):

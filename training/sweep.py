@@ -16,13 +16,18 @@ def sweep(args, train, test):
     """train(settings) -> (run, data) for every cell of the grid that args.sweep names, then test(run, data) once."""
     grid = dict(args.sweep) or GRID
     folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
-    cells = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    rows = []
+    cells, rows = [dict(zip(grid, values)) for values in itertools.product(*grid.values())], []
+
+    def train_cell(name, cell):
+        """Train a cell, or go on where it was left; one that is finished returns at once."""
+        begun = any((folder / name / state).exists() for state in STATES)
+        return train(argparse.Namespace(**vars(args) | cell | {"out": str(folder / name), "resume": begun}))
+
     for cell in cells:
         log(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
         rows.append({"run": "-".join(map(str, cell.values())), **cell, "epochs": 0, "val_accuracy": 0.0})
         try:
-            run, _ = train(cell_settings(args, cell, folder / rows[-1]["run"]))  # a finished cell returns at once
+            run, _ = train_cell(rows[-1]["run"], cell)
             rows[-1] |= {"epochs": run.epoch, "val_accuracy": run.best["score"]}
             del run, _  # or they would lie in memory beside the next
         except Diverged as error:
@@ -35,10 +40,4 @@ def sweep(args, train, test):
     plot_heat_map(rows, names[: len(names) // 2], names[len(names) // 2 :], "val_accuracy", folder / "sweep.png")
     best = max(rows, key=lambda row: row["val_accuracy"])
     log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test:")
-    test(*train(cell_settings(args, {key: best[key] for key in grid}, folder / best["run"])))
-
-
-def cell_settings(args, cell, folder):
-    """The command line's settings with a cell's in their place, going on where the cell was left."""
-    begun = any((folder / name).exists() for name in STATES)
-    return argparse.Namespace(**vars(args) | cell | {"out": str(folder), "resume": begun})
+    test(*train_cell(best["run"], {key: best[key] for key in grid}))
