@@ -3,7 +3,7 @@
     python tests/benchmarks/kill.py                 (about 5 minutes on 2 cores)
     python tests/benchmarks/kill.py --kills 300 --seed 1
 
-Kills are by SIGKILL and SIGTERM in turn, with 0 and 2 threads that read ahead, at moments spread over the whole run; every
+Kills are by SIGKILL and SIGTERM in turn, with 0 and 2 threads that read ahead, spread over the whole run; every
 third waits for a file that is just being written (a checkpoint, a table, the cache). Equal are the weights, averaged
 and best ones too, and metrics.csv, byte by byte. Every script is imported once and forked, so that a run of some
 seconds is not mostly import.
