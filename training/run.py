@@ -319,10 +319,11 @@ class StopSignal:
     def watch(self, reader):
         """End the process at a second signal, in a thread: no handler runs while the main one hangs in C code."""
         seen = 0
-        while number := reader.recv(1):  # Python writes the number of each signal
-            seen += number[0] in self.before
-            if seen == 2 and world_size() == 1:  # each of several gets it twice, from the terminal and from torchrun
-                os._exit(128 + number[0])
+        with reader:
+            while number := reader.recv(1):  # Python writes the number of each signal
+                seen += number[0] in self.before
+                if seen == 2 and world_size() == 1:  # each of several gets two, from the terminal and from torchrun
+                    os._exit(128 + number[0])
 
     def asked(self):
         """The signal that has reached any process, or None: all stop after the same step."""
