@@ -27,7 +27,6 @@ except ImportError:  # Windows: no lock
 # the scale, and only deep images have levels, the values that are 0 and 255.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "scale": list, "levels": list, "foreground": bool}
-
 STATES = "last.pt", "previous.pt"  # to resume from, the later one first
 
 
@@ -169,7 +168,6 @@ def lock_folder(folder):
     """Keep a second run out of a folder: an open file that holds a lock until it is closed. Raises InputError."""
     file = open(folder / ".lock", "w")
     try:
-        # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
