@@ -88,7 +88,7 @@ def prepare(options, name, folder):
                   for split, each in splits.items()}
         data = dataclasses.replace(data, task="classification", classes=[str(kind) for kind in range(KINDS)], colors=[])
     data = dataclasses.replace(data, splits=splits)
-    args = fill_in(args, data, script.RECIPES, script.BEST_ON, torch.device(options.device))
+    args = fill_in(args, data, script.RECIPES, script.BEST_ON, setup(options)[0])
     classes = len(data.classes)
     network = {"unet": {"name": "unet", "in_channels": 3, "out_channels": classes, "width": args.width},
                "fcn32": {"name": "fcn32", "classes": classes, "width": args.width}}.get(
