@@ -538,6 +538,8 @@ def test_settings_suit_a_folder_of_one_s_own(run, here, caches):
     settings = json.loads((here / "runs/segmentation/unet-mine/config.json").read_text())["settings"]
     assert (settings["width"], settings["batch_size"], settings["epochs"]) == (4, 2, 4)
     assert "val has not improved since epoch 1" in out
+    code, _, err = run(*words, "--size", 32, 32, "--width", 4, "--epochs", 4, "--lr", 0.1, "--resume")
+    assert code == 2 and "--lr was 1e-12, is 0.1" in err and err.count("\n") == 1
 
 
 def test_scores_for_tensorboard(run, here, street, caches, monkeypatch):

@@ -27,7 +27,7 @@ ADVICE = {  # signs of an error: what to do
 def prepare(args, recipes, best_on):
     """All settings of a run, its data, its device and the type to compute in. Raises InputError."""
     if args.resume and args.out:
-        check_settings(args)
+        check_settings(args)  # before the data, which may take long, are opened
     device, dtype = setup(args)
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
@@ -60,6 +60,8 @@ def fill_in(args, data, recipes, best_on, device):
     if not settings.out:
         parts = settings.model, settings.target, data.name, "" if settings.skips else "noskips"
         settings.out = f"runs/{args.task}/{'-'.join(filter(None, parts))}"
+    if settings.resume:
+        check_settings(settings)
     if settings.workers is None:
         settings.workers = 2 if device.type == "cuda" else 0
     return settings
