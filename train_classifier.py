@@ -96,7 +96,8 @@ def main(args):
 
 def get_args_parser():
     parser = settings.get_args_parser(__doc__, "classification", models=(*BLOCKS, "resnet9"), out="<model>-<data>")
-    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
+    parser.add_argument("--channels", type=settings.positive_int, metavar="N",
+                        help="of the images, such as 4 for RGB and near infrared (default: 3, or as .npy files have)")
     parser.add_argument("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
     parser.add_argument("--sweep", nargs="*", type=parse_axis, metavar="KEY=VALUES",
                         help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")

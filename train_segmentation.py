@@ -91,7 +91,7 @@ def main(args):
     if args.dry_run:
         settings.check_everything(args, "segmentation")
     with main_process_first():  # it fills the cache
-        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, scale=args.tile and (1, 1),
+        data = open_data(args.data, "segmentation", args.size, args.data_dir, args.seed, own_size=bool(args.tile),
                          foreground=args.foreground, channels=args.channels)
     args = settings.fill_in(args, data, RECIPES, BEST_ON, f"runs/segmentation/{args.model}-{data.name}", device)
     tiles = crop_train(data, args.tile)
@@ -129,7 +129,8 @@ def get_args_parser():
     parser.add_argument("--tile", type=settings.positive_int, nargs=2, metavar=("H", "W"),
                         help="train on random crops of images, which keep their own size")
     parser.add_argument("--foreground", action="store_true", help="all that is not 0 in a mask is one class")
-    parser.add_argument("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
+    parser.add_argument("--channels", type=settings.positive_int, metavar="N",
+                        help="of the images, such as 4 for RGB and near infrared (default: 3, or as .npy files have)")
     parser.add_argument("--pretrained", action="store_true", help="fcn32: start from torchvision's ImageNet weights")
     return parser
 
