@@ -103,10 +103,8 @@ def follow_parent(worker=None) -> None:
 
 
 def for_all(data: DataSet, method: str, complain):
-    """Yield (split, i, what a method gives for that sample) in order, with a process on each core.
-
-    complain: takes each InputError.
-    """
+    """Yield (split, i, what a method gives for that sample) in order, with a process on each core. `complain` takes
+    each InputError."""
     jobs = [(split, i, method) for split, samples in data.splits.items() for i in range(len(samples))]
     workers = min(usable_cores(), len(jobs) // JOB) if len(jobs) > 100 else 0  # fewer are not worth a process
     loader = DataLoader(data, sampler=jobs, batch_size=JOB, num_workers=workers,
@@ -123,10 +121,7 @@ def for_all(data: DataSet, method: str, complain):
 
 
 def open_cache(data: DataSet, data_dir: str) -> None:
-    """Turn a data set's samples into `Split`s, from its cache, which is filled if need be, and set what is KEPT.
-
-    Where problems are collected, and there are any, the samples stay as they are.
-    """
+    """Turn a data set's samples into `Split`s, from its cache, which is filled if need be, and set what is KEPT."""
     folder, notes, data.notes = cache_folder(data, data_dir), data.notes, []
     if not read_cache(data, folder):
         write_cache(data, folder)
@@ -174,10 +169,7 @@ def array_forms(data: DataSet) -> dict[str, tuple]:
 
 
 def write_cache(data: DataSet, folder: str) -> None:
-    """Decode everything into `folder`, which appears when it is whole, in place of a damaged one.
-
-    Raises InputError where the disk is full or the folder cannot be written.
-    """
+    """Decode everything into `folder`, which appears when it is whole. Raises InputError where that is impossible."""
     parent, name = os.path.split(folder)
     pixels = sum(map(len, data.splits.values())) * data.size[0] * data.size[1]
     needed = pixels * (data.channels + (data.task == "segmentation"))
@@ -218,9 +210,8 @@ def decode_into(folder: str, data: DataSet) -> None:
         data.classes, data.colors, data.ids = scored_classes(data.masks)
     data.counts = {split: each[:len(data.classes)].tolist() for split, each in counts.items()}
     for split, own in data.counts.items():
-        lacking = [name for name, count, *others in zip(data.classes, own, *data.counts.values())
-                   if not count and any(others)]
-        if lacking:
+        counted = zip(data.classes, own, *data.counts.values())
+        if lacking := [name for name, count, *others in counted if not count and any(others)]:
             data.notes.append(f"no mask of {split} holds {first_few(lacking)}: its scores say nothing of that")
     names = {split: samples.names for split, samples in data.splits.items()}
     with open(os.path.join(folder, "metadata.json"), "w", encoding="utf-8") as file:

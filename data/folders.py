@@ -1,5 +1,4 @@
-"""Anyone's own folders: which layouts are understood, which files are samples, and what is held out for val and test.
-"""
+"""Anyone's own folders: which layouts are understood, which files are samples, what is held out for val and test."""
 import contextlib
 import csv
 import math
@@ -221,8 +220,7 @@ def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
 def settle_size(data: DataSet) -> None:
     """Set the training size, where none was given, after the commonest of up to 1,000 images, and `own_size`.
 
-    It is the images' own where `own_size` asks for that, and for masks of images above 1024 as far as the cache stays
-    within LARGEST_CACHE: training takes crops. Of any others the longer side becomes 512 at most.
+    Sides above 512 are shrunk, but not with `own_size`, nor above 1024 for training on crops, within LARGEST_CACHE.
     """
     paths, sizes = [path for samples in data.splits.values() for path in samples.images], Counter()
     for path in paths[::max(1, len(paths) // 1000)]:

@@ -1,7 +1,4 @@
-"""Images, found in folders and read from files: what Pillow reads, and .npy, comes out upright, with 8 bits a value.
-
-Everything here raises InputError, one line that names the file, where a file cannot be used.
-"""
+"""Images, found in folders and read from files, upright, with 8 bits a value. InputError names what is no use."""
 import contextlib
 import math
 import os
@@ -19,8 +16,7 @@ from data import InputError
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # an image is used, or refused in one line
 
 NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv", "labelmap.txt")  # files that are no images
-SAMPLES_PER_PIXEL = 277  # a TIFF's tag
-ORIENTATION = 0x0112  # EXIF's tag
+SAMPLES_PER_PIXEL, ORIENTATION = 277, 274  # tags of TIFF and EXIF
 
 
 def printable(path) -> str:
@@ -65,11 +61,11 @@ def is_image(name: str) -> bool:
 
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
-    """All images in a folder and its sub-folders, sorted, as {name: path}.
+    """All images in a folder and its sub-folders, sorted, as {name: path}. The name is the path relative to the folder,
+    without its suffix where it is unique without; #2 is a file's second page.
 
-    The name is the path relative to the folder, without its suffix where it is unique without; #2 is a file's second
-    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, files without an
-    image's suffix. Links are followed within the folder. `on_error` takes the message of each mistake.
+    Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, other files.
+    Links are followed within the folder. `on_error` takes the message of each mistake.
     """
     top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 
@@ -81,10 +77,7 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
             return True
         return target in map(os.path.realpath, Path(path).parents if target else ())
 
-    def unreadable(error: OSError):
-        on_error(f"{printable(error.filename)}: {error.strerror}; put the images there")
-
-    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
                       and not leads_away(os.path.join(place, name))]
         for name in files:
@@ -178,18 +171,13 @@ def read_array(path) -> Image.Image | Bands:
     return Image.fromarray(array) if known else Bands(array)
 
 
-def read_header(path) -> tuple[tuple[int, int], int]:
-    """((height, width) when upright, EXIF's orientation from 1 to 8) of an image. Raises InputError."""
-    with open_image(path) as image:  # a PNG's own getexif would decode all of it
-        turn = 1 if isinstance(image, Bands) else Image.Image.getexif(image).get(ORIENTATION, 1)
-        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn
-
-
-def read_channels(path) -> int:
-    """How many channels an image has where Pillow has no mode for it; 3 for any other image."""
-    with contextlib.suppress(InputError), open_image(path) as image:  # reported when the image is decoded
-        return image.channels if isinstance(image, Bands) else 3
-    return 3
+def read_header(path) -> tuple[tuple[int, int], int, int]:
+    """((height, width) when upright, EXIF's orientation from 1 to 8, channels: 3 unless they are `Bands`) of an image."""
+    with open_image(path) as image:
+        if isinstance(image, Bands):
+            return image.size[::-1], 1, image.channels
+        turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own getexif would decode all of it
+        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn, 3
 
 
 def upright(image):
@@ -256,7 +244,7 @@ def deep_values(image, channels=3) -> np.ndarray | None:
 
 def loses_bits(image) -> bool:
     """Whether an open file has more than 8 bits a value, and neither Pillow nor `deep_values` reads the lower ones."""
-    tiles = str(getattr(image, "tile", ""))
+    tiles = str(getattr(image, "tile", ""))  # what is to be decoded, and how
     if image.format == "JPEG2000" and image.mode[0] != "I":
         with open(image.filename, "rb") as file:
             bits = re.search(rb"\xff\x51.{38}(.)", file.read(4096), re.DOTALL)  # in its marker SIZ, less one

@@ -1,10 +1,4 @@
-"""A data set, and the samples of its splits before they are decoded: those of files or of one array, or drawn scenes.
-Both have names, files, and decode(i, data set) -> (image, target, facts):
-
-    image     uint8 (C, H, W) at the training size
-    target    a mask, uint8 (H, W) at the training size; a label, int64 (); or None
-    facts     which keys of NOTED hold for the sample's files
-"""
+"""A data set, and the samples of its splits before they are decoded: of files, of one array, or drawn scenes."""
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,7 +90,10 @@ class Samples:
         return [locate(path)[0] for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
 
     def decode(self, i: int, data: DataSet) -> tuple:
-        """Read sample i and resize it. Raises InputError where a file cannot be used."""
+        """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError.
+
+        The target is a mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED.
+        """
         path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
             facts += ["upper bits"] * loses_bits(image)
@@ -118,12 +115,12 @@ class Samples:
         """(mask i at its own size, uint8 (H, W): class indices, or raw ids without classes; whether EXIF turns its
         image or itself, but not both). Raises InputError where its size is not its image's, or it cannot be decoded.
         """
-        path = self.targets[i]
-        (size, turn), (image_size, image_turn) = map(read_header, (path, self.images[i]))
+        path, image = self.targets[i], self.images[i]
+        (size, turn, _), (image_size, image_turn, _) = map(read_header, (path, image))
         turned = turn != image_turn
         if size != image_size:
             raise InputError(f"{printable(path)}: height and width are {size}, but {image_size} for its image "
-                             f"{printable(self.images[i])}{', which EXIF data turn' * turned}; make them equal")
+                             f"{printable(image)}{', which EXIF data turn' * turned}; make them equal")
         raw = read_mask(path, classes)
         return decode_mask(raw, classes, path) if classes else as_ids(raw, path), turned
 

@@ -10,7 +10,7 @@ import re
 from data import InputError, scenes
 from data.cache import open_cache
 from data.folders import FOLDER_LAYOUTS, SPLITS, find_folder, settle_size
-from data.images import printable, read_channels
+from data.images import printable, read_header
 from data.masks import FOREGROUND, Classes
 from data.samples import DataSet, Scenes
 
@@ -51,18 +51,17 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     return found
 
 
-def check_data(data: str, task: str, size, data_dir: str, *options) -> tuple[list[str], list[str]]:
-    """Open a data set for --dry-run, but collect all problems: (lines that describe it, problems). options:
-    find_source's."""
+def check_data(*options) -> tuple[list[str], list[str]]:
+    """Open a data set with find_source's options, but collect all problems: (lines that describe it, problems)."""
     problems = []
     try:
-        found = find_source(data, task, size, data_dir, *options, problems=problems)
-        open_cache(found, data_dir)
+        found = find_source(*options, problems=problems)
+        open_cache(found, options[3])
     except InputError as error:
         return [], [*problems, str(error)]
-    lines = [f"{found.name}: {task} at {found.size[0]}x{found.size[1]} (height x width)", *found.notes]
+    lines = [f"{found.name}: {found.task} at {found.size[0]}x{found.size[1]} (height x width)", *found.notes]
     lines += [f"{split}: {len(samples)} images" for split, samples in found.splits.items()]
-    counted = "images" if task == "classification" else "pixels"
+    counted = "images" if found.task == "classification" else "pixels"
     for index, name in enumerate(found.classes):
         total = sum(counts[index] for counts in found.counts.values())
         shares = [f"{split} {counts[index] / max(1, sum(counts)):.2%}" for split, counts in found.counts.items()]
@@ -92,7 +91,7 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
     for samples in found.splits.values():
         samples.targets = None if task == "colorization" else samples.targets
         if not channels and task != "colorization" and data not in NAMED:
-            channels = read_channels(samples.images[0])
+            channels = read_header(samples.images[0])[2]
     found.channels = channels or 3
     if own_size or not found.size:
         settle_size(found)

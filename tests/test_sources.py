@@ -444,7 +444,7 @@ def test_deeper_than_8_bits(tmp_path, opened, kind, task):
 
 
 def save_16_bits(path, values):
-    """Grey and alpha or colours (H, W, 2 to 4) uint16, which Pillow cannot write, as PNG or, by their suffix, TIFF of either order."""
+    """Grey and alpha, or colours, (H, W, 2 to 4) uint16, which Pillow cannot write: as PNG or TIFF of either order."""
     if path.suffix == ".png":
         rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
         header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, {2: 4, 3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
