@@ -172,7 +172,7 @@ def read_array(path) -> Image.Image | Bands:
 
 
 def read_header(path) -> tuple[tuple[int, int], int, int]:
-    """((height, width) when upright, EXIF's orientation from 1 to 8, channels: 3 unless they are `Bands`) of an image."""
+    """((height, width) when upright, EXIF's orientation from 1 to 8, channels: 3 unless it is `Bands`) of an image."""
     with open_image(path) as image:
         if isinstance(image, Bands):
             return image.size[::-1], 1, image.channels
