@@ -43,12 +43,12 @@ class Crops(Split):
 
 
 def crop_train(data, tile):
-    """Let a data set's train hold random crops; returns what its checkpoints say of tiles: nothing without a tile."""
+    """Let a data set's train hold random crops; returns what its checkpoints say of it: nothing without a tile."""
     if not tile:
         return {}
     tile = [min(pair) for pair in zip(tile, data.size)]
     data.splits["train"] = Crops(**vars(data.splits["train"]) | {"on_gpu": (), "tile": tile})
-    return {"tile": tile, "scale": list(data.scale)}
+    return {"tile": tile}
 
 
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):

@@ -1,9 +1,9 @@
 """The cache: a data set that was found is decoded once, on all cores, and memory-mapped ever after.
 
     <data_dir>/cache/<data set>-<task>-<size>-<key>/
-        <split>.images.npy     uint8 (N, C, H, W)
-        <split>.targets.npy    masks, uint8 (N, H, W), or labels, int64 (N,); none for colorization
-        metadata.json          the splits' names, and what else decoding tells of the data set: KEPT
+        <split>.images     uint8 (N, C, H, W)
+        <split>.targets    masks, uint8 (N, H, W), or labels, int64 (N,); none for colorization
+        metadata.json      the splits' names, and what else decoding tells of the data set: KEPT
 
 The key is a hash over all that the arrays depend on, so a cache is never out of date. All of it is safe to delete.
 """
@@ -31,7 +31,7 @@ from data.images import common_levels, first_few, printable
 from data.masks import VOID, infer_classes, scored_classes
 from data.samples import NOTED, DataSet
 
-CACHE_VERSION = 6  # part of the caches' names: raise it when the arrays' form or content changes
+CACHE_VERSION = 7  # part of the caches' names: raise it when the arrays' form or content changes
 KEPT = ("notes", "held_out", "classes", "colors", "ids", "levels", "counts")  # of a DataSet, in metadata.json
 JOB = 8  # samples that a worker process decodes at a time
 # A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.
@@ -79,11 +79,9 @@ def follow_parent(worker=None) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def for_all(data: DataSet, method: str, problems: list[str] | None):
-    """Yield (split, i, what a method gives for that sample) in order, with a process on each core.
-
-    problems: takes the message of each InputError; with None the first one is raised.
-    """
+def for_all(data: DataSet, method: str, complain):
+    """Yield (split, i, what a method gives for that sample) in order, with a process on each core. `complain` takes
+    each InputError."""
     jobs = [(split, i, method) for split, samples in data.splits.items() for i in range(len(samples))]
     workers = min(usable_cores(), len(jobs) // JOB) if len(jobs) > 100 else 0  # fewer are not worth a process
     loader = DataLoader(data, sampler=jobs, batch_size=JOB, num_workers=workers,
@@ -93,24 +91,18 @@ def for_all(data: DataSet, method: str, problems: list[str] | None):
                         generator=torch.Generator())  # leaves torch's own random numbers alone
     for split, i, result in tqdm((each for job in loader for each in job), f"preparing {data.name}", len(jobs),
                                  unit="img", disable=None):
-        if not isinstance(result, InputError):
-            yield split, i, result
-        elif problems is None:
-            raise result
+        if isinstance(result, InputError):
+            complain(result)
         else:
-            problems.append(str(result))
+            yield split, i, result
 
 
-def open_cache(data: DataSet, data_dir: str, problems: list[str] | None = None) -> None:
-    """Turn a data set's samples into `Split`s, from its cache, which is filled if need be, and set what is KEPT.
-
-    problems: `for_all`'s. Where there are any, the samples stay as they are, and nothing is kept.
-    """
-    folder, notes = cache_folder(data, data_dir), data.notes
-    data.notes = []
+def open_cache(data: DataSet, data_dir: str) -> None:
+    """Turn a data set's samples into `Split`s, from its cache, which is filled if need be, and set what is KEPT."""
+    folder, notes, data.notes = cache_folder(data, data_dir), data.notes, []
     if not read_cache(data, folder):
-        write_cache(data, folder, problems)
-        if not problems:
+        write_cache(data, folder)
+        if not data.problems:
             read_cache(data, folder)
     data.notes = notes + data.notes
 
@@ -137,21 +129,24 @@ def read_cache(data: DataSet, folder: str) -> bool:
             metadata = json.load(file)
         splits = {}
         for split, names in metadata["names"].items():
-            images, targets = (os.path.join(folder, f"{split}.{part}.npy") for part in ("images", "targets"))
-            splits[split] = Split(np.load(images, mmap_mode="r"),
-                                  None if data.task == "colorization" else np.load(targets, mmap_mode="r"), names)
+            arrays = [np.memmap(os.path.join(folder, f"{split}.{part}"), kind, "r", shape=(len(names), *shape))
+                      for part, (kind, shape) in array_forms(data).items()]
+            splits[split] = Split(arrays[0], arrays[1] if arrays[1:] else None, names)
         kept = {key: metadata[key] for key in KEPT} | {"colors": list(map(tuple, metadata["colors"]))}
-    except (OSError, ValueError, KeyError, EOFError):  # EOFError: an array's file is empty
+    except (OSError, ValueError, KeyError):
         return False
     vars(data).update(kept, splits=splits)
     return True
 
 
-def write_cache(data: DataSet, folder: str, problems: list[str] | None) -> None:
-    """Decode everything into `folder`, which appears when it is whole, in place of a damaged one.
+def array_forms(data: DataSet) -> dict[str, tuple]:
+    """The type and shape of a sample's image and target."""
+    target = {"segmentation": (np.uint8, data.size), "classification": (np.int64, ())}.get(data.task)
+    return {"images": (np.uint8, (data.channels, *data.size))} | ({"targets": target} if target else {})
 
-    Raises InputError where the disk is full or the folder cannot be written.
-    """
+
+def write_cache(data: DataSet, folder: str) -> None:
+    """Decode everything into `folder`, which appears when it is whole. Raises InputError where that is impossible."""
     parent, name = os.path.split(folder)
     pixels = sum(map(len, data.splits.values())) * data.size[0] * data.size[1]
     needed = pixels * (data.channels + (data.task == "segmentation"))
@@ -163,8 +158,8 @@ def write_cache(data: DataSet, folder: str, problems: list[str] | None) -> None:
         with tempfile.TemporaryDirectory(dir=parent, prefix=f"{name}.", suffix=".tmp") as temporary:
             whole = os.path.join(temporary, "whole")
             os.mkdir(whole)
-            decode_into(whole, data, problems)
-            if not problems:
+            decode_into(whole, data)
+            if not data.problems:
                 with contextlib.suppress(OSError):  # another process was first, with the same arrays
                     os.rename(whole, folder)
     except OSError as error:
@@ -172,45 +167,32 @@ def write_cache(data: DataSet, folder: str, problems: list[str] | None) -> None:
                          "make room or give another --data-dir") from error
 
 
-def decode_into(folder: str, data: DataSet, problems: list[str] | None) -> None:
+def decode_into(folder: str, data: DataSet) -> None:
     """Decode all samples into arrays in `folder`, and write its metadata.json."""
     settle(data)
-    noted, files = defaultdict(list), {}
-    counts = {split: np.zeros(max(256, len(data.classes)), int) for split in data.splits if data.task != "colorization"}
+    noted, counts = defaultdict(list), {split: np.zeros(max(256, len(data.classes)), int) for split in data.splits}
     with contextlib.ExitStack() as stack:
-        for split, i, (image, target, facts) in for_all(data, "decode", problems):
-            for part, array in [("images", image)] + [("targets", target)] * (target is not None):
-                path = os.path.join(folder, f"{split}.{part}.npy")
-                if path not in files:
-                    files[path] = stack.enter_context(open_array(path, len(data.splits[split]), array))
-                files[path].write(array.tobytes())
+        # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
+        files = {(split, part): stack.enter_context(open(os.path.join(folder, f"{split}.{part}"), "wb"))
+                 for split in data.splits for part in array_forms(data)}
+        for split, i, (image, target, facts) in for_all(data, "decode", data.complain):
+            files[split, "images"].write(image.tobytes())
             for fact in facts:
                 noted[fact].append(data.splits[split].names[i])
             if target is not None:
+                files[split, "targets"].write(target.tobytes())
                 counts[split] += np.bincount(target.ravel(), minlength=len(counts[split]))
     data.notes += [f"{len(noted[fact])} {NOTED[fact]}: {first_few(noted[fact])}" for fact in NOTED if fact in noted]
     if data.masks:
         data.classes, data.colors, data.ids = scored_classes(data.masks)
     data.counts = {split: each[:len(data.classes)].tolist() for split, each in counts.items()}
     for split, own in data.counts.items():
-        lacking = [name for name, count, *others in zip(data.classes, own, *data.counts.values())
-                   if not count and any(others)]
-        if lacking:
+        counted = zip(data.classes, own, *data.counts.values())
+        if lacking := [name for name, count, *others in counted if not count and any(others)]:
             data.notes.append(f"no mask of {split} holds {first_few(lacking)}: its scores say nothing of that")
     names = {split: samples.names for split, samples in data.splits.items()}
     with open(os.path.join(folder, "metadata.json"), "w", encoding="utf-8") as file:
         json.dump({"names": names, **{key: getattr(data, key) for key in KEPT}}, file)
-
-
-def open_array(path: str, count: int, first: np.ndarray):
-    """A .npy file with the header for `count` arrays like the first, which are then written one after another.
-
-    They are not mapped: on a full disk a write fails, but a mapped page kills the process.
-    """
-    file = open(path, "wb")
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": first.dtype.str, "fortran_order": False, "shape": (count, *first.shape)})
-    return file
 
 
 def settle(data: DataSet) -> None:
@@ -224,7 +206,7 @@ def settle(data: DataSet) -> None:
     data.held_out, columns = bool(data.missing), range(VOID)
     present = {split: np.zeros((len(samples), 256), bool) for split, samples in data.splits.items()}
     if data.task == "segmentation" and (data.held_out or not data.masks):
-        for split, i, values in for_all(data, "mask_values", []):
+        for split, i, values in for_all(data, "mask_values", lambda error: None):
             present[split][i] = values
         if not data.masks and any(map(np.any, present.values())):
             paths = [path for samples in data.splits.values() for path in samples.targets]

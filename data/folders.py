@@ -1,10 +1,7 @@
-"""Anyone's own folders: which layouts are understood, which files are samples, and what is held out for val and test.
-
-In every function `on_error` takes the message of each mistake (`stop` raises the first one), and `notes` takes lines
-about what is worth knowing and no mistake.
-"""
+"""Anyone's own folders: which layouts are understood, which files are samples, what is held out for val and test."""
 import contextlib
 import csv
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -13,10 +10,12 @@ from hashlib import sha256
 import numpy as np
 
 from data import InputError
-from data.images import first_few, image_size, list_images, nfc, printable, stop
+from data.images import first_few, list_images, locate, nfc, printable, read_header
+from data.masks import read_classes
 from data.samples import DataSet, Samples
 
 SPLITS = ("train", "val", "test")
+LARGEST_CACHE = 4e9  # bytes, of images that keep their own size though nobody asked for it
 # The words of all layouts, in upper or lower case. They name folders (train_masks has two of them; SegNet says
 # trainannot), and those of images and masks also begin or end a file's name (x_mask.png).
 WORDS = {word: meaning for meaning, words in {
@@ -77,104 +76,102 @@ def sort_files(files: dict[str, str]) -> dict[str, dict[str, dict[str, str]]]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def find_segmentation(root: str, notes: list[str], on_error=stop) -> dict[str, Samples]:
-    """Pair images with masks by name, wherever WORDS finds them. A test split without masks is left out."""
-    files, splits = list_images(root, on_error, ("SegmentationObject",), notes), {}
-    if os.path.isdir(f"{root}annot"):  # one split of SegNet's layout
-        beside = list_images(f"{root}annot", on_error, notes=notes)
+def find_folder(data: DataSet) -> None:
+    """Set the splits of a folder, or of a CSV that lists files, and its classes as far as they are given."""
+    if os.path.isfile(data.root):
+        splits, data.masks = find_listed(data), read_classes(os.path.dirname(data.root))
+    elif data.task == "classification":
+        splits = find_classification(data)
+    else:
+        splits = find_pairs(data)
+        data.masks = read_classes(data.root) if data.task == "segmentation" else None
+    data.splits = {split: splits[split] for split in SPLITS if split in splits}
+
+
+def find_pairs(data: DataSet) -> dict[str, Samples]:
+    """Images and the masks of the same name, wherever WORDS finds them; for colorization images alone."""
+    files, splits = list_images(data.root, data.complain, ("SegmentationObject",), data.notes), {}
+    if data.task == "segmentation" and os.path.isdir(f"{data.root}annot"):  # one split of SegNet's layout
+        beside = list_images(f"{data.root}annot", data.complain, notes=data.notes)
         files |= {f"masks/{name}": path for name, path in beside.items()}
     for split, kinds in sort_files(files).items():
         images, masks = kinds.values()
-        where = os.path.join(root, split) if os.path.isdir(os.path.join(root, split)) else root
-        if images and masks:
-            splits[split] = pair(images, masks, where, notes, on_error)
+        where = os.path.join(data.root, split) if os.path.isdir(os.path.join(data.root, split)) else data.root
+        if data.task == "colorization":
+            data.notes += [f"{printable(where)}: {len(masks)} masks are left out: {first_few(masks)}"] if masks else []
+            splits |= {split: Samples(list(images), list(images.values()))} if images else {}
+        elif images and masks:
+            splits[split] = pair(images, masks, where, data)
         elif split == "test" and images:
-            notes.append(f"{printable(where)}: {len(images)} test images have no masks, so test is held out of train; "
-                         "evaluate.py predict labels them")
+            data.notes.append(f"{printable(where)}: {len(images)} test images have no masks, so test is held out of "
+                              "train; evaluate.py predict labels them")
         else:
             lacking, there = ("masks", images) if images else ("images", masks)
             seen = first_few(sorted({os.path.dirname(path) for path in there.values()}))
-            on_error(f"{printable(os.path.join(where, lacking))}: no {lacking}, but {len(there)} files in {seen}; "
-                     f"rename what there is to {FOLDER_LAYOUTS['segmentation']}")
+            data.complain(f"{printable(os.path.join(where, lacking))}: no {lacking}, but {len(there)} files in {seen}; "
+                          f"rename what there is to {FOLDER_LAYOUTS['segmentation']}")
     return splits
 
 
-def pair(images: dict, masks: dict, where: str, notes: list[str], on_error) -> Samples:
+def pair(images: dict, masks: dict, where: str, data: DataSet) -> Samples:
     """The images, {name: path}, that have a mask: one of the same name or of the same `bare` name."""
-    left, pairs, single = dict(masks), {}, []
+    left, pairs = dict(masks), {}
     exact, similar = {nfc(name): name for name in masks}, {bare(name)[0]: name for name in masks}
-    for name, path in images.items():
+    for name in images:
         mask = exact.get(nfc(name)) or similar.get(bare(name)[0])
         if mask in left:
             pairs[name] = left.pop(mask)
-        else:
-            single.append(path)
-    if single:
+    if single := [path for name, path in images.items() if name not in pairs]:
         others = f", nor of {len(single) - 1} more images" if len(single) > 1 else ""
-        on_error(f"{printable(single[0])}: no mask of that name{others}; add it or remove the image")
+        data.complain(f"{printable(single[0])}: no mask of that name{others}; add it or remove the image")
     if left:
-        notes.append(f"{printable(where)}: {len(left)} masks without an image are left out: {first_few(left)}")
+        data.notes.append(f"{printable(where)}: {len(left)} masks without an image are left out: {first_few(left)}")
     return Samples(list(pairs), [images[name] for name in pairs], list(pairs.values()))
 
 
-def find_images(root: str, notes: list[str], on_error=stop) -> dict[str, Samples]:
-    """All the images of a folder or of its splits, for colorization. Masks are left out."""
-    splits = {}
-    for split, kinds in sort_files(list_images(root, on_error, ("SegmentationObject",), notes)).items():
-        images, masks = kinds.values()
-        if masks:
-            notes.append(f"{printable(root)}: {len(masks)} masks are left out: {first_few(masks)}")
-        if images:
-            splits[split] = Samples(list(images), list(images.values()))
+def find_listed(data: DataSet) -> dict[str, Samples]:
+    """The samples that a CSV lists: image, mask and, in a third column, split; paths are relative to its folder."""
+    splits = defaultdict(lambda: Samples([], [], []))
+    try:
+        with open(data.root, encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{printable(data.root)}: {printable(str(error))}; save it as CSV in UTF-8") from error
+    for number, row in enumerate(rows, 1):
+        split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
+        files = [os.path.join(os.path.dirname(data.root), cell) for cell in row[:2]]
+        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)):
+            splits[split].add(row[0], *files)
+        elif any(row) and row[0].lower() != "image":  # neither an empty row nor the columns' names
+            data.complain(f"{printable(data.root)}: row {number} should look like image.png,mask.png or "
+                          "image.png,mask.png,val, with files that exist")
     return splits
 
 
-def find_listed(path: str, on_error=stop) -> dict[str, Samples]:
-    """The samples that a CSV lists: image, mask and, in a third column, split; paths are relative to its folder."""
-    splits = {split: Samples([], [], []) for split in SPLITS}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{printable(path)}: {printable(str(error))}; save it as CSV in UTF-8") from error
-    for number, row in enumerate(rows, 1):
-        split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
-        files = [os.path.join(os.path.dirname(path), cell) for cell in row[:2]]
-        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)):
-            splits[split].names.append(row[0])
-            splits[split].images.append(files[0])
-            splits[split].targets.append(files[1])
-        elif any(row) and row[0].lower() != "image":  # neither an empty row nor the columns' names
-            on_error(f"{printable(path)}: row {number} should look like image.png,mask.png or image.png,mask.png,val, "
-                     "with files that exist")
-    return {split: samples for split, samples in splits.items() if samples.names}
-
-
-def find_classification(root: str, notes: list[str], on_error=stop) -> tuple[dict[str, Samples], list[str]]:
-    """The images of {train,val,test}/<class> or <class>, and the classes. Labels count the classes in sorted order."""
-    files, found, loose = list_images(root, on_error, notes=notes), {}, []
+def find_classification(data: DataSet) -> dict[str, Samples]:
+    """The images of {train,val,test}/<class> or <class>/<images>. Labels count the classes in sorted order."""
+    files, loose = list_images(data.root, data.complain, notes=data.notes), []
+    splits = defaultdict(lambda: Samples([], [], []))
     places = {name: place(name, by_class=True) for name in files}
     divided = any(split for split, _, _ in places.values())
     for name, (split, _, rest) in places.items():
         if "/" in rest and (split or not divided):
-            samples = found.setdefault(split or "train", Samples([], [], []))
-            samples.names.append(rest)
-            samples.images.append(files[name])
-            samples.targets.append(rest.partition("/")[0])  # numbered below
+            splits[split or "train"].add(rest, files[name], rest.partition("/")[0])  # numbered below
         else:
             loose.append(name)
     if loose:
-        notes.append(f"{printable(root)}: {len(loose)} images in no class's folder are left out: {first_few(loose)}")
-    classes = sorted({name for samples in found.values() for name in samples.targets})
+        data.notes.append(f"{printable(data.root)}: {len(loose)} images in no class's folder are left out: "
+                          f"{first_few(loose)}")
+    classes = data.classes = sorted({name for samples in splits.values() for name in samples.targets})
     if len(classes) < 2 or "images" in classes or not all(map(str.isprintable, classes)):
-        raise InputError(f"{printable(root)}: its folders are no classes ({first_few(classes) or 'none'}); a folder "
-                         f"for classification holds {FOLDER_LAYOUTS['classification']}")
-    for split, samples in found.items():
+        raise InputError(f"{printable(data.root)}: its folders are no classes ({first_few(classes) or 'none'}); a "
+                         f"folder for classification holds {FOLDER_LAYOUTS['classification']}")
+    for split, samples in splits.items():
         for name in sorted({*classes} - {*samples.targets}):
-            on_error(f"{printable(os.path.join(root, split, name))}: no images of this class, which another split has; "
-                     f"add some, or remove {split}, to have it held out of train")
+            data.complain(f"{printable(os.path.join(data.root, split, name))}: no images of this class, which another "
+                          f"split has; add some, or remove {split}, to have it held out of train")
         samples.targets = list(map(classes.index, samples.targets))
-    return {split: found[split] for split in SPLITS if split in found}, classes
+    return splits
 
 
 def hold_out(data: DataSet, present: np.ndarray) -> None:
@@ -185,7 +182,7 @@ def hold_out(data: DataSet, present: np.ndarray) -> None:
     """
     train, missing, files, groups = data.splits["train"], data.missing, defaultdict(list), defaultdict(list)
     for i, image in enumerate(train.images):
-        files[os.path.realpath(image) if isinstance(image, str) else i].append(i)
+        files[os.path.realpath(locate(image)[0]) if isinstance(image, str) else i].append(i)
     files = sorted(files.values(), key=lambda pages: sha256(repr((data.seed, train.names[pages[0]])).encode()).digest())
     has = np.stack([present[pages].any(0) for pages in files])
     for file, pages in enumerate(files):
@@ -220,22 +217,28 @@ def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
     return chosen
 
 
-def settle_size(data: DataSet, scale=None) -> None:
-    """Set the training size, where none was given, after the commonest of up to 1,000 images: times `scale`, or
-    with the longer side at most 512. Set `data.scale`.
+def settle_size(data: DataSet) -> None:
+    """Set the training size, where none was given, after the commonest of up to 1,000 images, and `own_size`.
+
+    Sides above 512 are shrunk, but not with `own_size`, nor above 1024 for training on crops, within LARGEST_CACHE.
     """
     paths, sizes = [path for samples in data.splits.values() for path in samples.images], Counter()
     for path in paths[::max(1, len(paths) // 1000)]:
         with contextlib.suppress(InputError):  # reported when the image is decoded
-            sizes[image_size(path)] += 1
+            sizes[read_header(path)[0]] += 1
     if not sizes:
         raise InputError(f"{printable(data.root)}: not one image that can be read; put some there")
     common, count = sizes.most_common(1)[0]
     if not data.size:
-        shares = scale or [min(1, 512 / max(common))] * 2
-        data.size = tuple(max(1, round(side * share)) for side, share in zip(common, shares))
+        whole = len(paths) * math.prod(common) * (data.channels + 1)
+        crops = data.own_size or data.task == "segmentation" and max(common) > 1024 and whole <= LARGEST_CACHE
+        share = 1 if crops else min(1, 512 / max(common))
+        data.size = tuple(max(1, round(side * share)) for side in common)
         data.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(*data.size, *common))
-    data.scale = tuple(side / own for side, own in zip(data.size, common))
-    if scale and count < sizes.total():
+    data.own_size = data.size == common
+    if data.own_size and count < sizes.total():
         data.notes.append(f"{sizes.total() - count} of {sizes.total()} images looked at have other sizes, and are "
                           "resized like those")
+    if data.task == "segmentation" and (share := max(data.size) / max(common)) < 0.5:
+        data.notes.append(f"small things shrink with the images, to {share:.0%} of their size; --tile 256 256 trains "
+                          "on crops of images at their own size")

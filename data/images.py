@@ -1,7 +1,4 @@
-"""Images, found in folders and read from files: whatever Pillow reads comes out upright, as 8-bit RGB.
-
-Everything here raises InputError, one line that names the file, where a file cannot be used.
-"""
+"""Images, found in folders and read from files, upright, with 8 bits a value. InputError names what is no use."""
 import contextlib
 import math
 import os
@@ -19,6 +16,7 @@ from data import InputError, printable
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # an image is used, or refused in one line
 
 NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv", "labelmap.txt")  # files that are no images
+SAMPLES_PER_PIXEL, ORIENTATION = 277, 274  # tags of TIFF and EXIF
 
 
 def first_few(names) -> str:
@@ -37,27 +35,19 @@ def stop(message: str):
     raise InputError(message)
 
 
-class Page(str):
-    """The path of a file of several images (TIFF, GIF), and the number of the one that is meant, from 0."""
-
-    def __new__(cls, path, number=0):
-        page = super().__new__(cls, path)
-        page.number = number
-        return page
-
-    def __eq__(self, other):
-        return str.__eq__(self, other) and self.number == getattr(other, "number", 0)
-
-    __hash__ = str.__hash__
-
-
 def pages(path) -> list[str]:
-    """The path of a file or, where it holds several images, a Page for each. A damaged file is left to its reader."""
+    """The path of a file and, where it is a TIFF or GIF of several images, path#2 and so on for the others."""
     count = 1
     if path.lower().endswith((".tif", ".tiff", ".gif")):
-        with contextlib.suppress(InputError), open_image(path) as image:
+        with contextlib.suppress(InputError), open_image(path) as image:  # a damaged file is left to its reader
             count = image.n_frames
-    return [Page(path, number) for number in range(count)] if count > 1 else [path]
+    return [path, *(f"{path}#{number}" for number in range(2, count + 1))]
+
+
+def locate(path) -> tuple[str, int]:
+    """The file that one of `pages` lies in, and the page's number from 0."""
+    file, _, page = os.fspath(path).rpartition("#")
+    return (file, int(page) - 1) if page.isdecimal() and not os.path.isfile(path) else (os.fspath(path), 0)
 
 
 def is_image(name: str) -> bool:
@@ -66,69 +56,93 @@ def is_image(name: str) -> bool:
 
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
-    """All images in a folder and its sub-folders, sorted, as {name: path}.
+    """All images in a folder and its sub-folders, sorted, as {name: path}. The name is the path relative to the folder,
+    without its suffix where it is unique without; #2 is a file's second page.
 
-    The name is the path relative to the folder, without its suffix where it is unique without; #2 is a file's second
-    page. Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, files without an
-    image's suffix. Links are followed within the folder. `on_error` takes the message of each mistake.
+    Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, other files.
+    Links are followed within the folder. `on_error` takes the message of each mistake.
     """
     top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 
-    def unreadable(error: OSError):
-        on_error(f"{printable(error.filename)}: {error.strerror}; put the images there")
-
     def leads_away(path: str) -> bool:
         """Whether it is a link out of the folder, or in a circle."""
-        if not os.path.islink(path):
-            return False
-        target = os.path.realpath(path)
-        if not (target + os.sep).startswith(top):
+        target = os.path.realpath(path) if os.path.islink(path) else None
+        if target and not (target + os.sep).startswith(top):
             on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
             return True
-        return target in map(os.path.realpath, Path(path).parents)
+        return target in map(os.path.realpath, Path(path).parents if target else ())
 
-    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
                       and not leads_away(os.path.join(place, name))]
         for name in files:
-            path = os.path.join(place, name)
-            if name[0] == "." or leads_away(path):
-                continue
-            if is_image(name):
-                images.append(os.path.relpath(path, folder).replace(os.sep, "/"))
-            elif name not in NOT_WORTH_A_NOTE:
-                left_out.append(os.path.relpath(path, folder))
+            if name[0] != "." and name not in NOT_WORTH_A_NOTE and not leads_away(os.path.join(place, name)):
+                (images if is_image(name) else left_out).append(os.path.relpath(os.path.join(place, name), folder))
     if not images:
         on_error(f"{printable(folder)}: no images in this folder; put them there")
     if notes is not None and left_out:
         notes.append(f"{printable(folder)}: {len(left_out)} files without an image's suffix are left out: "
                      f"{first_few(sorted(left_out))}")
+    images = sorted((name.replace(os.sep, "/") for name in images), key=lambda name: name.split("/"))
     stems = Counter(os.path.splitext(name)[0] for name in images)
-    for name in sorted(images, key=lambda name: name.split("/")):
+    for name in images:
         stem, paged = os.path.splitext(name)[0], pages(os.path.join(folder, name))
         stem = stem if stems[stem] == 1 else name
         found |= {f"{stem}#{i}" if len(paged) > 1 else stem: path for i, path in enumerate(paged, 1)}
     return found
 
 
+class Bands:
+    """An image (H, W, C) of a type or number of channels that Pillow lacks, with what is used of Pillow's methods."""
+    format = None
+
+    def __init__(self, array: np.ndarray):
+        self.height, self.width, self.channels = array.shape
+        self.array, self.size = array, (self.width, self.height)
+        self.mode = "L" if array.dtype == np.uint8 else "F" if array.dtype.kind == "f" else "I"
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array.astype(dtype or self.array.dtype)
+
+    def getbands(self):
+        return tuple(map(str, range(self.channels)))
+
+    def crop(self, box):
+        left, top, right, bottom = box
+        return Bands(self.array[top:bottom, left:right])
+
+    def resize(self, size, resample):
+        bands = map(Image.fromarray, self.array.transpose(2, 0, 1))
+        return Bands(np.dstack([band.resize(size, resample) for band in bands]))
+
+    def convert(self, mode):
+        """To look at it: its first three channels as RGB."""
+        return Image.fromarray(self.array[..., np.arange(3).clip(max=self.channels - 1)])
+
+
 @contextlib.contextmanager
 def open_image(path):
-    """The image of a file, its header alone read, as a context. A .npy holds (H, W) numbers or (H, W, C) bytes.
+    """The image of a file, its header alone read, as a context. A .npy holds numbers (H, W) or (H, W, C).
 
     Raises InputError that names the file, whatever is wrong with it: here, or when it is decoded inside the context.
     """
-    if not os.path.isfile(path):  # a pipe or device would block for ever
+    file, page = locate(path)
+    if not os.path.isfile(file):  # a pipe or device would block for ever
         raise InputError(f"{printable(path)}: no such file; check the name")
     try:
         with warnings.catch_warnings():  # between one and two times its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = read_array(path) if str(path).lower().endswith(".npy") else Image.open(path)
-            if isinstance(path, Page):
-                image.seek(path.number)
-            image.filename = path  # a .npy has none
-        with image:
+            image = read_array(file) if file.lower().endswith(".npy") else Image.open(file)
+            if page:
+                image.seek(page)
+            image.filename = file  # a .npy has none
+        with contextlib.nullcontext(image) if isinstance(image, Bands) else image:
             if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
                 raise ValueError("no pixels, or EPS")
+            samples, read = getattr(image, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
+            if samples > read:
+                raise InputError(f"{printable(path)}: it has {samples} channels, of which Pillow reads {read}; save it "
+                                 "as .npy, an array (H, W, C)")
             yield image
     except InputError:
         raise
@@ -137,72 +151,80 @@ def open_image(path):
                          ) from None
     except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
         raise InputError(f"{printable(path)}: not an image that Pillow reads, or damaged ({type(error).__name__}); "
-                         "replace or remove it") from error
+                         "replace or remove it, or save more than 4 channels as .npy, an array (H, W, C)") from error
 
 
-def read_array(path) -> Image.Image:
+def read_array(path) -> Image.Image | Bands:
     """The image in a .npy. Whole numbers of any size become int32, others float32."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if math.prod(array.shape[:2]) > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
     if array.dtype != np.uint8:
         array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
-    return Image.fromarray(array)
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    known = array.ndim == 2 or array.dtype == np.uint8 and array.shape[2] <= 4
+    return Image.fromarray(array) if known else Bands(array)
 
 
-def read_header(path) -> tuple[tuple[int, int], int]:
-    """((height, width) when upright, EXIF's orientation from 1 to 8) of an image. Raises InputError."""
+def read_header(path) -> tuple[tuple[int, int], int, int]:
+    """((height, width) when upright, EXIF's orientation from 1 to 8, channels: 3 unless it is `Bands`) of an image."""
     with open_image(path) as image:
-        turn = Image.Image.getexif(image).get(0x0112, 1)  # a PNG's own getexif would decode all of it
-        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn
+        if isinstance(image, Bands):
+            return image.size[::-1], 1, image.channels
+        turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own getexif would decode all of it
+        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn, 3
 
 
-def image_size(path) -> tuple[int, int]:
-    return read_header(path)[0]
+def upright(image):
+    """An open image, turned as its EXIF data say."""
+    return image if isinstance(image, Bands) else ImageOps.exif_transpose(image)
 
 
-def read_image(path, levels=None, channels=3) -> Image.Image:
-    """Read any image that Pillow reads, as 8-bit RGB, upright. Raises InputError. levels, channels: see `to_rgb`."""
+def read_image(path, levels=None, channels=3) -> Image.Image | Bands:
+    """Read an image as `to_8_bits` gives it. Raises InputError."""
     with open_image(path) as image:
-        return to_rgb(image, levels, channels)
+        return to_8_bits(image, levels, channels)
 
 
-def to_rgb(image: Image.Image, levels=None, channels=3) -> Image.Image:
-    """An image of any mode as 8-bit RGB, upright as its EXIF data say. Transparent pixels turn white.
+def to_8_bits(image, levels=None, channels=3) -> Image.Image | Bands:
+    """An open image of any mode as 8-bit RGB, upright, on white where it is transparent; with other `channels`, as
+    uint8 `Bands`. Raises InputError where it has another number of them.
 
-    With 4 channels it becomes RGBX, whose fourth is anything but transparency. Raises InputError where it has others.
     More than 8 bits are scaled: the values `levels` (low, high), which a data set has in common, become 0 and 255;
     without it, the range of the file's type does.
     """
-    if channels != 3 and len(image.getbands()) != channels:
-        raise InputError(f"{printable(image.filename)}: it has {len(image.getbands())} "
-                         f"channels, and --channels is {channels}; leave the image or the flag out")
-    values, image = deep_values(image, channels), ImageOps.exif_transpose(image)
+    count = len(image.getbands())
+    if count != channels and (channels != 3 or isinstance(image, Bands)):
+        raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
+                         "them equal")
+    values, image = deep_values(image, channels), upright(image)
     if values is not None:
         values = np.nan_to_num(values, posinf=0, neginf=0)
         if not levels:
             top = 65535 if image.mode.startswith(("I;16", "RGB")) else values.max()
             levels = 0, next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
-        values = (values - levels[0]) * (255 / (levels[1] - levels[0]))
+        values = ((values - levels[0]) * (255 / (levels[1] - levels[0]))).clip(0, 255)
         alpha = image.getchannel("A") if image.mode == "RGBA" and channels == 3 else None
-        image = Image.fromarray((values.clip(0, 255) + 0.5).astype(np.uint8))
+        image = (values + 0.5).astype(np.uint8)
+    if channels != 3:
+        return Bands(np.atleast_3d(image))
+    if values is not None:
+        image = Image.fromarray(image)
         if alpha:
             image.putalpha(alpha)
-    if channels == 4:
-        return Image.merge("RGBX", image.split())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def deep_values(image: Image.Image, channels=3) -> np.ndarray | None:
+def deep_values(image, channels=3) -> np.ndarray | None:
     """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, channels), upright; else None.
 
     Of 16-bit colours Pillow keeps the upper byte. Read in the other order of bytes, a file gives the lower one.
     """
     if image.mode[0] in "IF":
-        return np.asarray(ImageOps.exif_transpose(image), np.float64)
+        return np.asarray(upright(image), np.float64)
     layout = re.search("RGB[AX]?;16[BLN]", str(getattr(image, "tile", "")))  # what its decoder is told
     if not layout:
         return None
@@ -211,9 +233,19 @@ def deep_values(image: Image.Image, channels=3) -> np.ndarray | None:
         swapped.seek(image.tell())
         swapped.tile = [tile._replace(args=other if isinstance(tile.args, str) else tuple(
             other if part == layout[0] else part for part in tile.args)) for tile in swapped.tile]
-        high, low = (np.asarray(ImageOps.exif_transpose(each), np.float64)[..., :channels]
-                     for each in (image, swapped))
+        high, low = (np.asarray(upright(each), np.float64)[..., :channels] for each in (image, swapped))
     return 256 * high + low
+
+
+def loses_bits(image) -> bool:
+    """Whether an open file has more than 8 bits a value, and neither Pillow nor `deep_values` reads the lower ones."""
+    tiles = str(getattr(image, "tile", ""))  # what is to be decoded, and how
+    if image.format == "JPEG2000" and image.mode[0] != "I":
+        with open(image.filename, "rb") as file:
+            bits = re.search(rb"\xff\x51.{38}(.)", file.read(4096), re.DOTALL)  # in its marker SIZ, less one
+        return bool(bits) and bits[1][0] % 128 > 7
+    highest = re.search(r"ppm.*'RGB', (\d+)", tiles)
+    return bool(re.search("(LA|CMYK);16|SGI16", tiles)) or bool(highest) and int(highest[1]) > 255
 
 
 def common_levels(paths: list[str], channels=3) -> tuple[float, float] | None:

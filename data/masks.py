@@ -1,10 +1,7 @@
-"""Masks: the class of every pixel. They are read from files and decoded to class indices.
+"""Masks: the class of every pixel. A raw mask holds what its file holds: ids, palette indices or RGB colours.
 
     classes = read_classes("mine")                    # mine/classes.csv, or the one beside mine; None without one
     decode_mask(read_mask("mine/a.png"), classes)     # uint8 (H, W), 255 where void
-
-A raw mask holds what its file holds: ids, palette indices or RGB colours. Everything here raises InputError, one line
-that names the file.
 """
 import csv
 import os
@@ -41,22 +38,20 @@ def palette(count: int) -> list[tuple[int, int, int]]:
 
 def scored_classes(classes: Classes) -> tuple[list[str], list[tuple[int, int, int]], list[int]]:
     """Names, colours and raw ids of the scored classes, in order. Colours that are not given are made up."""
-    spare, ids = palette(256), {name: id for id, name in reversed(classes.names.items())}
-    names = list(dict.fromkeys(classes.names.values()))
-    return names, [classes.colors.get(ids[name], spare[ids[name]]) for name in names], [ids[name] for name in names]
+    first = {name: id for id, name in reversed(classes.names.items())}
+    names, spare = list(dict.fromkeys(classes.names.values())), palette(256)
+    ids = [first[name] for name in names]
+    return names, [classes.colors.get(id, spare[id]) for id in ids], ids
 
 
 def read_classes(folder) -> Classes | None:
-    """Read the classes.csv (id, name, r, g, b; the colours may be left out) of a folder or of its parent.
-
-    A class named void, ignore or unlabelled is never scored; ids of one name are one class. CVAT's labelmap.txt is
-    read, too. Returns None where there is no such file. Raises InputError that names the file and the row.
+    """Read the classes.csv (id, name, r, g, b; the colours may be left out) of a folder or of its parent, or CVAT's
+    labelmap.txt; None without one. Raises InputError that names the file and the row.
     """
     folder = os.path.abspath(folder)
     paths = [os.path.join(place, name) for place in (folder, os.path.dirname(folder))
              for name in ("classes.csv", "labelmap.txt")]
-    path = next(filter(os.path.isfile, paths), None)
-    if path is None:
+    if not (path := next(filter(os.path.isfile, paths), None)):
         return None
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -102,10 +97,8 @@ def parse_classes(rows: list[list[str]]) -> Classes:
 
 
 def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]:
-    """The classes of masks without a classes.csv, and one line that says what was understood.
-
-    presence: bool (N, 256), which values mask i holds. paths: the N masks' files. Raises InputError where the values do
-    not tell.
+    """The classes of masks without a classes.csv, and a line on what was understood. presence: bool (N, 256), which
+    values mask i holds. paths: the masks' files. Raises InputError where the values do not tell.
     """
     values = np.flatnonzero(presence.any(0)).tolist()
     ids = [value for value in values if value != VOID]
@@ -150,11 +143,10 @@ def read_mask(path, classes: Classes | None = None) -> np.ndarray:
 
 
 def by_palette(image: Image.Image, colors) -> Image.Image:
-    """Turn a palette image into RGB if all the colours that it shows are classes' `colors`; leave any other as it is.
+    """Turn a palette image into RGB if all the colours that it shows are classes' `colors` or, without classes, into
+    grey if they are black and white: programs that reduce colours number them in any order.
 
-    Programs that reduce colours (for GIF, always) number them in any order, so their indices are no ids. PASCAL VOC's
-    palette is an exception: label tools write it whatever the classes are. While no classes are known (`colors` None),
-    a palette of black and white alone becomes grey, 0 and 255.
+    PASCAL VOC's palette is left: label tools write it whatever the classes are.
     """
     if image.mode != "P":
         return image
@@ -174,10 +166,8 @@ def as_ids(raw: np.ndarray, path) -> np.ndarray:
 
 
 def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray, np.ndarray]:
-    """Class indices of a raw mask, and the values that were looked up, (H, W) each.
-
-    Class indices are uint8: VOID where void, NO_CLASS where the value belongs to no class. The values are uint8 ids, or
-    uint32 0xrrggbb where mask and classes have colours. Raises InputError where only the mask has.
+    """Class indices of a raw mask, uint8 (H, W), with VOID and NO_CLASS, and the values that were looked up: uint8 ids,
+    or uint32 0xrrggbb where mask and classes have colours. Raises InputError where only the mask has.
     """
     order = list(dict.fromkeys(classes.names.values()))
     index = {id: order.index(name) for id, name in classes.names.items()} | dict.fromkeys(classes.void_ids, VOID)
@@ -187,18 +177,14 @@ def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray,
         return table[raw], raw
     raw = raw.astype(np.uint32)
     raw = raw[..., 0] << 16 | raw[..., 1] << 8 | raw[..., 2]
-    index = {r << 16 | g << 8 | b: index[id] for id, (r, g, b) in classes.colors.items()}
     ids = np.full(raw.shape, NO_CLASS, np.uint8)
-    for value, class_index in index.items():
-        ids[raw == value] = class_index
+    for id, (r, g, b) in classes.colors.items():
+        ids[raw == (r << 16 | g << 8 | b)] = index[id]
     return ids, raw
 
 
 def decode_mask(raw: np.ndarray, classes: Classes, path="mask") -> np.ndarray:
-    """Class indices of a raw mask, uint8 (H, W), VOID where void.
-
-    Raises InputError that names `path` and the values that belong to no class.
-    """
+    """Class indices of a raw mask, uint8 (H, W), VOID where void. Raises InputError that names values of no class."""
     ids, raw = look_up(raw, classes, path)
     unknown = np.unique(raw[ids == NO_CLASS]).tolist()
     if raw.dtype != np.uint8:

@@ -1,23 +1,18 @@
-"""A data set, and the samples of its splits before they are decoded: those of files or of one array, or drawn scenes.
-Both have names, files, and decode(i, data set) -> (image, target, facts):
-
-    image     uint8 (C, H, W) at the training size
-    target    a mask, uint8 (H, W) at the training size; a label, int64 (); or None
-    facts     which keys of NOTED hold for the sample's files
-"""
+"""A data set, and the samples of its splits before they are decoded: of files, of one array, or drawn scenes."""
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from data import InputError, light, scenes, street
-from data.images import open_image, printable, read_header, to_rgb
+from data.images import locate, loses_bits, open_image, printable, read_header, to_8_bits
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
 NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, which teach grey",
     "turned": "images are turned as their EXIF data say, but not their masks; remove the EXIF data if that is wrong",
     "see-through": "images with varying transparency are laid on white; if it is no transparency, give --channels 4",
+    "upper bits": "images lose all but the upper 8 bits of their values; save them as 16-bit RGB PNG or as .npy",
 }
 
 
@@ -25,11 +20,11 @@ NOTED = {  # facts, and the notes on them: how many images, then this
 class DataSet:
     """A data set in the one form that everything else works on; see sources.open_data.
 
-    size: (height, width) for training. scale: its sides as shares of the images' own, where that was looked at.
+    size: (height, width) for training. own_size: whether that is the images' own. channels, levels: images.to_8_bits's.
     splits: cache.Split by name; `Samples` or `Scenes` until they are decoded. held_out: whether splits were made here.
     classes, colors, ids: of the scored classes, in the order of their indices; ids are what masks' files call them.
     masks: what the values of masks mean; None where they are named by the values that they hold. counts: of pixels or
-    images by class, for each split. levels, channels: read_image's. notes: lines for the user.
+    images by class, for each split. notes: lines for the user. problems: takes mistakes where all are to be collected.
     """
     name: str
     task: str
@@ -44,9 +39,10 @@ class DataSet:
     masks: Classes | None = None
     levels: tuple[float, float] | None = None
     channels: int = 3
-    scale: tuple[float, float] = (1.0, 1.0)
+    own_size: bool = False
     root: str = ""
     seed: int = 0
+    problems: list[str] | None = None
 
     @property
     def assignment(self) -> dict[str, list[str]] | None:
@@ -57,6 +53,12 @@ class DataSet:
     def missing(self) -> list[str]:
         """The splits that are to be held out of train."""
         return [split for split in ("val", "test") if split not in self.splits and "train" in self.splits]
+
+    def complain(self, message) -> None:
+        """Say that there is a mistake in the data: raise InputError, or collect the message."""
+        if self.problems is None:
+            raise InputError(message)
+        self.problems.append(str(message))
 
     def __getitem__(self, job: tuple) -> tuple:
         """A loader's job (split, i, method) -> (split, i, what that method gives for sample i, or an InputError)."""
@@ -78,16 +80,24 @@ class Samples:
     def __len__(self) -> int:
         return len(self.names)
 
+    def add(self, name: str, image: str, target) -> None:
+        for values, value in zip((self.names, self.images, self.targets), (name, image, target)):
+            values.append(value)
+
     @property
     def files(self) -> list[str]:
         """All the files that the samples are read from."""
-        return [path for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
+        return [locate(path)[0] for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
 
     def decode(self, i: int, data: DataSet) -> tuple:
-        """Read sample i and resize it. Raises InputError where a file cannot be used."""
+        """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError.
+
+        The target is a mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED.
+        """
         path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
-            rgb = to_rgb(image, data.levels, data.channels)
+            facts += ["upper bits"] * loses_bits(image)
+            pixels = to_8_bits(image, data.levels, data.channels)
             if data.channels == 3 and image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
                 facts.append("see-through")
         if isinstance(target, str):
@@ -96,7 +106,7 @@ class Samples:
             target = np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.NEAREST))
         elif target is not None:
             target = np.array(target, np.int64)
-        image = np.asarray(rgb.resize(shape, Image.Resampling.BILINEAR))
+        image = np.asarray(pixels.resize(shape, Image.Resampling.BILINEAR))
         if target is None and np.ptp(image, axis=2).max() <= 2:
             facts.append("greyscale")
         return image.transpose(2, 0, 1), target, facts
@@ -105,12 +115,12 @@ class Samples:
         """(mask i at its own size, uint8 (H, W): class indices, or raw ids without classes; whether EXIF turns its
         image or itself, but not both). Raises InputError where its size is not its image's, or it cannot be decoded.
         """
-        path = self.targets[i]
-        (size, turn), (image_size, image_turn) = map(read_header, (path, self.images[i]))
+        path, image = self.targets[i], self.images[i]
+        (size, turn, _), (image_size, image_turn, _) = map(read_header, (path, image))
         turned = turn != image_turn
         if size != image_size:
             raise InputError(f"{printable(path)}: height and width are {size}, but {image_size} for its image "
-                             f"{printable(self.images[i])}{', which EXIF data turn' * turned}; make them equal")
+                             f"{printable(image)}{', which EXIF data turn' * turned}; make them equal")
         raw = read_mask(path, classes)
         return decode_mask(raw, classes, path) if classes else as_ids(raw, path), turned
 

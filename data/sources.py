@@ -9,10 +9,9 @@ import re
 
 from data import InputError, scenes
 from data.cache import open_cache
-from data.folders import (FOLDER_LAYOUTS, SPLITS, find_classification, find_images, find_listed, find_segmentation,
-                          settle_size)
-from data.images import printable, stop
-from data.masks import FOREGROUND, Classes, read_classes
+from data.folders import FOLDER_LAYOUTS, SPLITS, find_folder, settle_size
+from data.images import printable, read_header
+from data.masks import FOREGROUND, Classes
 from data.samples import DataSet, Scenes
 
 MAX_SIDE = 8192  # of the training size
@@ -29,19 +28,17 @@ SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes
 
 
 def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data", seed: int = 0,
-              splits=SPLITS, scale=None, levels=None, foreground=False, whole=False,
-              channels=3) -> DataSet:
+              splits=SPLITS, own_size=False, levels=None, foreground=False, whole=False, channels=None) -> DataSet:
     """Open a data set at a size: find its files, hold out the splits that are missing, decode it into the cache once.
 
     data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
-    (height, width), by default the data set's own; with a scale, the commonest image's own times that. seed: draws the
-    scenes, and the splits that are made here. splits: those needed. levels: read_image's, by default the images' own.
+    (height, width), by default the data set's own or, with own_size, that of the commonest image. seed: draws the
+    scenes, and the splits that are made here. splits: those needed. levels: to_8_bits's, by default the images' own.
     foreground: whether all that is not 0 in a mask is one class. whole: whether a folder without splits is the split
-    asked for, and nothing is held out. channels: of the images.
+    asked for, and nothing is held out. channels: of the images, by default what arrays have, or 3.
     Raises InputError where the data are not in order.
     """
-    found = find_source(data, task, size, data_dir, seed, scale=scale, foreground=foreground,
-                        channels=channels)
+    found = find_source(data, task, size, data_dir, seed, own_size, foreground, channels)
     found.levels = levels and tuple(levels)
     if whole and found.splits.keys() == {"train"}:
         found.splits = {splits[0]: found.splits["train"]}
@@ -54,19 +51,17 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     return found
 
 
-def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data",
-               seed: int = 0, scale=None, foreground=False, channels=3) -> tuple[list[str], list[str]]:
-    """Open a data set as `open_data` does, for --dry-run, but collect all problems: (lines that describe it, problems).
-    """
+def check_data(*options) -> tuple[list[str], list[str]]:
+    """Open a data set with find_source's options, but collect all problems: (lines that describe it, problems)."""
     problems = []
     try:
-        found = find_source(data, task, size, data_dir, seed, problems.append, scale, foreground, channels)
-        open_cache(found, data_dir, problems)
+        found = find_source(*options, problems=problems)
+        open_cache(found, options[3])
     except InputError as error:
         return [], [*problems, str(error)]
-    lines = [f"{found.name}: {task} at {found.size[0]}x{found.size[1]} (height x width)", *found.notes]
+    lines = [f"{found.name}: {found.task} at {found.size[0]}x{found.size[1]} (height x width)", *found.notes]
     lines += [f"{split}: {len(samples)} images" for split, samples in found.splits.items()]
-    counted = "images" if task == "classification" else "pixels"
+    counted = "images" if found.task == "classification" else "pixels"
     for index, name in enumerate(found.classes):
         total = sum(counts[index] for counts in found.counts.values())
         shares = [f"{split} {counts[index] / max(1, sum(counts)):.2%}" for split, counts in found.counts.items()]
@@ -74,12 +69,12 @@ def check_data(data: str, task: str, size: tuple[int, int] | None = None, data_d
     return lines, problems
 
 
-def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=stop, scale=None,
-                foreground=False, channels=3) -> DataSet:
+def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_size=False, foreground=False,
+                channels=None, problems=None) -> DataSet:
     """Find the files of a named data set or a folder. Nothing is held out or decoded yet."""
     tasks, usual = NAMED.get(data, (FOLDER_LAYOUTS, None))
     listed = data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification"
-    if (foreground or channels != 3) and data in NAMED:
+    if (foreground or channels not in (None, 3)) and data in NAMED:
         flag = "--foreground" if foreground else "--channels"
         raise InputError(f"{flag}: what the files of {data} mean is known; leave it out, or give a folder")
     if task not in tasks:
@@ -88,47 +83,37 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int, on_error=s
         raise InputError(f"{printable(data)}: no such folder; give a folder or one of {', '.join(NAMED)}")
     root = os.path.abspath(os.path.join(data_dir, data) if data in NAMED else data)
     name = re.sub(r"[^\w.-]+", "_", os.path.basename(root)) or "folder"
-    own_size = scale and data != "scenes"
+    own_size = own_size and data != "scenes"
     found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed,
-                    channels=channels)
-    find_splits(found, data, on_error)
-    found.masks = FOREGROUND if foreground else found.masks
+                    own_size=own_size, problems=problems)
+    (find_named if data in NAMED else find_folder)(found)
+    found.masks = None if task != "segmentation" else FOREGROUND if foreground else found.masks
+    for samples in found.splits.values():
+        samples.targets = None if task == "colorization" else samples.targets
+        if not channels and task != "colorization" and data not in NAMED:
+            channels = read_header(samples.images[0])[2]
+    found.channels = channels or 3
     if own_size or not found.size:
-        settle_size(found, scale)
+        settle_size(found)
     least = 11 if task == "colorization" else 1  # SSIM's window
     if not (least <= min(found.size) and max(found.size) <= MAX_SIDE):
         raise InputError("{}: images of --size {} {}; height and width must lie between {} and {}".format(
             printable(root), *found.size, least, MAX_SIDE))
-    if task == "segmentation" and max(found.scale) < 0.5:
-        found.notes.append("small things shrink with the images, to {:.0%} of their height and {:.0%} of their width; "
-                           "--tile 256 256 trains on crops of images at their own size".format(*found.scale))
     return found
 
 
-def find_splits(found: DataSet, data: str, on_error) -> None:
-    """Find the samples of a data set's splits, and its classes as far as files tell them."""
-    root, task = found.root, found.task
-    if data in NAMED and data != "scenes":
-        from data import download  # with torchvision, which takes a second to import
-    if data == "camvid" and not os.path.isdir(root):
-        download.fetch_camvid(root, SCENE_CLASSES)
-    if data == "scenes":
-        found.splits = {split: Scenes(split) for split in SPLITS}
-        found.classes = list(scenes.SCENE_TYPES) if task == "classification" else []
-        found.masks = SCENE_CLASSES
-    elif data in NAMED and data != "camvid":
-        found.splits, found.classes, found.masks = download.find_torchvision(data, root, task)
-    elif task == "classification":
-        found.splits, found.classes = find_classification(root, found.notes, on_error)
-    elif os.path.isfile(root):
-        found.splits, found.masks = find_listed(root, on_error), read_classes(os.path.dirname(root))
-    elif task == "segmentation":
-        found.splits = find_segmentation(root, found.notes, on_error)
-        found.masks = read_classes(root) or (SCENE_CLASSES if data == "camvid" else None)
+def find_named(data: DataSet) -> None:
+    """Set the splits of a named data set, which may have to be downloaded, and its classes."""
+    if data.name == "scenes":
+        data.splits = {split: Scenes(split) for split in SPLITS}
+        data.classes = list(scenes.SCENE_TYPES) if data.task == "classification" else []
+        data.masks = SCENE_CLASSES if data.task == "segmentation" else None
+        return
+    from data import download  # with torchvision, which takes a second to import
+    if data.name == "camvid":
+        if not os.path.isdir(data.root):
+            download.fetch_camvid(data.root, SCENE_CLASSES)
+        find_folder(data)
+        data.masks = data.masks or SCENE_CLASSES
     else:
-        found.splits = find_images(root, found.notes, on_error)
-    if task != "segmentation":
-        found.masks = None
-    if task == "colorization":  # images alone
-        for samples in found.splits.values():
-            samples.targets = None
+        data.splits, data.classes, data.masks = download.find_torchvision(data.name, data.root, data.task)

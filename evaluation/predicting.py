@@ -39,7 +39,7 @@ def predict(args):
         """The image's row of predictions.csv, or what is wrong with it."""
         try:
             image = read_image(path, predictor.metadata.get("levels"), predictor.channels)
-            return {"image": shown(path)} | predict_image(predictor, image, out, name, args.probabilities)
+            return {"image": path} | predict_image(predictor, image, out, name, args.probabilities)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error)
             if advice is None:
@@ -63,11 +63,6 @@ def predict(args):
     return 2 if problems or good < len(images) else 0
 
 
-def shown(path):
-    """How predictions.csv calls an image: its path, and #2 for a second page."""
-    return f"{path}#{path.number + 1}" if getattr(path, "number", 0) else str(path)
-
-
 def find_inputs(words, out, on_error, taken):
     """{path: name} of the images that words of the command line mean: files, folders, and patterns such as *.jpg.
 
@@ -88,7 +83,7 @@ def find_inputs(words, out, on_error, taken):
                     name = os.path.splitext(os.path.relpath(path, top))[0]
                     numbered = (f"{name}_{number}" for number in itertools.count(2))  # another may be called so
                     found[path] = next(each for each in itertools.chain([name], numbered)
-                                       if each not in used and taken.get(each) in (None, shown(path)))
+                                       if each not in used and taken.get(each) in (None, path))
                     used.add(found[path])
     return found
 
@@ -109,7 +104,8 @@ def predict_image(predictor, image, out, name, keep_probabilities):
             probabilities = np.lib.format.open_memmap(path.with_suffix(".npy"), "w+", np.float16, shape)
         mask = with_palette(predict_segmentation(predictor, image, probabilities), metadata["colors"], metadata["ids"])
         save_image(mask, path)
+        image = image.convert("RGB")
         image.thumbnail((4096, 4096))  # the overlay is only looked at
-        overlay = Image.blend(image.convert("RGB"), mask.resize(image.size).convert("RGB"), 0.5)
+        overlay = Image.blend(image, mask.resize(image.size).convert("RGB"), 0.5)
         save_image(overlay, path.with_name(f"{path.stem}_overlay.jpg"))
     return {"prediction": path.relative_to(out).as_posix()}

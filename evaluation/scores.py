@@ -18,9 +18,9 @@ def score(args):
     """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
-    tiled = args.data and "tile" in metadata  # then other images keep their own size
+    tiled = bool(args.data) and "tile" in metadata  # then other images keep their own size
     data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
-                     metadata["seed"], splits=(args.split,), scale=(1, 1) if tiled else None,
+                     metadata["seed"], splits=(args.split,), own_size=tiled,
                      levels=metadata.get("levels") if args.data else None, whole=bool(args.data),
                      foreground=metadata.get("foreground", False), channels=predictor.channels)
     if data.classes != metadata["classes"]:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import utils
+from data.images import Bands
 from evaluation import as_batch, enlarge
 
 BY_CLASS = "iou", "dice", "precision", "recall"
@@ -24,7 +25,7 @@ def predicted_classes(predictor, images):
     """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8; tile by tile, if the run was trained so."""
     if not predictor.metadata.get("tile"):
         return predictor(images.float() / 255).argmax(1).byte()
-    images = map(Image.fromarray, images.permute(0, 2, 3, 1).cpu().numpy())
+    images = map(Bands, images.permute(0, 2, 3, 1).cpu().numpy())
     masks = np.stack([predict_segmentation(predictor, image) for image in images])
     return torch.from_numpy(masks).to(predictor.device)
 

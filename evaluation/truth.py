@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import InputError, color, folders
+from data import InputError, color
+from data.folders import find_folder
 from data.images import nfc, printable, read_image
-from data.masks import VOID, Classes, decode_mask, infer_classes, read_classes, scored_classes
+from data.masks import VOID, Classes, decode_mask, infer_classes, scored_classes
+from data.samples import DataSet
 from evaluation import as_batch
 from evaluation.colorization import to_images
 from evaluation.counts import METRICS, ROW, bootstrap_samples, colorization_known
@@ -87,18 +89,16 @@ def open_truth(args):
 
 def read_truth(folder, task):
     """(split, classes, their colours, how masks are read, decoded targets) of a folder that holds one split."""
-    root, raw, classes, colors = os.path.abspath(folder), None, [], []
-    if task == "classification":
-        splits, classes = folders.find_classification(root, [])
-    else:
-        splits = (folders.find_segmentation if task == "segmentation" else folders.find_images)(root, [])
+    root, colors = os.path.abspath(folder), []
+    data = DataSet("truth", task, None, root=root)
+    find_folder(data)
+    splits, classes, raw = data.splits, data.classes, data.masks
     if "train" not in splits or len(splits) > 1:
         raise InputError(f"--truth {printable(folder)}: it holds splits; give one: "
                          f"{printable(os.path.join(folder, list(splits)[-1]))}")
     split, = splits.values()
     targets = split.targets
     if task == "segmentation":
-        raw = read_classes(root)
         targets = [split.read_mask(i, raw)[0] for i in range(len(split))]
         if raw is None:
             raw, note = infer_classes(np.stack([np.bincount(mask.ravel(), minlength=256) > 0 for mask in targets]),

@@ -1,4 +1,5 @@
 """evaluate.py predict and export: anyone's images, in folders or large, and what comes of them."""
+import argparse
 import csv
 import importlib.util
 import json
@@ -10,12 +11,14 @@ import torch
 from PIL import Image
 
 import utils
+from data import folders
 from data.augment import Crops, crop_train
 from data.cache import Split
 from data.sources import DataSet, open_data
 from evaluation import enlarge
 from evaluation.segmentation import predict_segmentation, predicted_classes
 from training.checkpoint import load_run, save_checkpoint
+from training.settings import crop_size
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def per_pixel(metadata):
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (64, 48), (65, 49), (130, 200), (500, 31)])
 def test_tiles_cover_every_pixel_and_blend_to_the_same(size):
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-    predictor = per_pixel({"tile": [64, 48], "scale": [1.0, 1.0]})
+    predictor = per_pixel({"tile": [64, 48]})
     expected = predictor(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0]
     probabilities = np.zeros((4, *size), np.float32)
     mask = predict_segmentation(predictor, Image.fromarray(image), probabilities)
@@ -140,7 +143,31 @@ def test_a_small_disc_in_a_large_image_is_found(run, here):
     assert code == 0 and f"foreground  {iou:.4f}" in out, err
 
 
-def test_images_keep_their_own_size_for_tiles(here):
+def test_arrays_of_seven_channels_without_a_flag(run, here):
+    """Squares that one channel shows are learnt from 16-bit .npy files, and found in them, by tiles as well."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        mask = np.zeros((32, 40), np.uint8)
+        top, left = rng.integers(0, 20, 2)
+        mask[top : top + 12, left : left + 12] = 1
+        image = rng.integers(0, 1000, (32, 40, 7)) + mask[..., None] * 900.0 * (np.arange(7) == 5)
+        for kind in ("images", "masks"):
+            (here / "many" / kind).mkdir(parents=True, exist_ok=True)
+        np.save(here / f"many/images/{i}.npy", image.astype(np.uint16))
+        Image.fromarray(mask).save(here / f"many/masks/{i}.png")
+    for tile in ((), ("--tile", 24, 24)):
+        code, _, err = run("train_segmentation.py", "--data", "many", *tile, "--width", 4, "--epochs", 10, "--lr", 1e-2,
+                           "--batch-size", 4, "--device", "cpu", "--precision", "fp32", "--out", "run")
+        assert code == 0, err
+        code, _, err = run("evaluate.py", "predict", "run", "many/images", "--out", "results", "--device", "cpu")
+        assert code == 0, err
+        truth, found = (np.stack([np.array(Image.open(here / f"{place}/{i}.png")) for i in range(24)]) == 1
+                        for place in ("many/masks", "results"))
+        assert (truth & found).sum() / (truth | found).sum() > 0.8
+        assert Image.open(here / "results/0_overlay.jpg").size == (40, 32)
+
+
+def test_images_keep_their_own_size_for_tiles(here, monkeypatch):
     """In a folder of large images, one of them of another size."""
     for split in ("train", "val", "test"):
         for i in range(4):
@@ -148,13 +175,18 @@ def test_images_keep_their_own_size_for_tiles(here):
             noise(here / "mine" / split / "images" / f"{i}.png", size)
             (here / "mine" / split / "masks").mkdir(exist_ok=True)
             Image.fromarray((np.indices(size)[0] > 99).astype(np.uint8)).save(here / f"mine/{split}/masks/{i}.png")
+    data = open_data("mine", "segmentation")  # above 1024, so training takes crops
+    assert data.size == (200, 1100) and data.own_size and not any("--tile" in note for note in data.notes)
+    assert any("1 of 12 images" in note for note in data.notes)
+    args = argparse.Namespace(tile=None, size=None)
+    assert crop_size(args, data, torch.device("cpu")) == [256, 256]
+    assert crop_size(args, data, torch.device("cuda")) == [512, 512]
+    assert not open_data("mine", "segmentation", (100, 550), own_size=True).own_size
+    monkeypatch.setattr(folders, "LARGEST_CACHE", 0)
     data = open_data("mine", "segmentation")
     assert data.size == (93, 512) and any("--tile" in note for note in data.notes)
-    data = open_data("mine", "segmentation", scale=(1, 1))
-    assert data.size == (200, 1100) and data.scale == (1, 1) and not any("--tile" in note for note in data.notes)
-    assert any("1 of 12 images" in note for note in data.notes)
-    assert open_data("mine", "segmentation", (100, 550), scale=(1, 1)).scale == (0.5, 0.5)
-    assert open_data("mine", "segmentation", scale=(0.5, 0.25)).size == (100, 275)
+    assert crop_size(args, data, torch.device("cuda")) is None
+    assert open_data("mine", "segmentation", own_size=True).size == (200, 1100)
 
 
 def test_crops_follow_from_the_draws():
@@ -163,7 +195,7 @@ def test_crops_follow_from_the_draws():
     masks = images[:, 0].copy()
     data = DataSet("x", "segmentation", (40, 50), [], [], [], {"train": Split(images, masks, ["a", "b"])})
     assert crop_train(data, None) == {}
-    assert crop_train(data, [8, 64]) == {"tile": [8, 50], "scale": [1.0, 1.0]}
+    assert crop_train(data, [8, 64]) == {"tile": [8, 50]}
     crops = data.splits["train"] = Crops(images, masks, ["a", "b"], tile=(8, 10))
     assert len(crops) == 2 * 25
     epochs = [list(utils.batches(crops, 5, torch.device("cpu"), 0, epoch)) for epoch in (0, 0, 1)]

@@ -444,10 +444,10 @@ def test_deeper_than_8_bits(tmp_path, opened, kind, task):
 
 
 def save_16_bits(path, values):
-    """Colours (H, W, 3 or 4) uint16, which Pillow cannot write, as PNG or, by their suffix, TIFF of either order."""
+    """Grey and alpha, or colours, (H, W, 2 to 4) uint16, which Pillow cannot write: as PNG or TIFF of either order."""
     if path.suffix == ".png":
         rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-        header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, {3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
+        header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, {2: 4, 3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
         chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -507,6 +507,57 @@ def test_four_channels(tmp_path, opened, kind):
     save(tmp_path / "mine/images/9.jpg", picture(9, (24, 32)))
     with pytest.raises(InputError, match="9.jpg: it has 3 channels, and --channels is 4"):
         opened(tmp_path / "mine", channels=4)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_any_number_of_channels_in_arrays(tmp_path, opened, kind):
+    """Twelve channels, whose number the files say, keep their values in their order; deep ones share their levels."""
+    for i in range(10):
+        values = np.random.default_rng(i).integers(0, 256, (*SIZE, 12))
+        values[0, 0], values[0, 1] = 0, 255
+        save(tmp_path / "mine/masks" / f"{i}.png", mask(i))
+        (tmp_path / "mine/images").mkdir(exist_ok=True)
+        np.save(tmp_path / "mine/images" / f"{i}.npy", (values * (1 if kind == np.uint8 else 40)).astype(kind))
+    data = opened(tmp_path / "mine")
+    assert data.channels == 12 and (data.levels is None) == (kind == np.uint8)
+    for split in data.splits.values():
+        for name, image in zip(split.names, split.images):
+            values = np.random.default_rng(int(name)).integers(0, 256, (*SIZE, 12)).transpose(2, 0, 1)
+            assert image.shape == (12, *SIZE) and abs(image - values.astype(float))[:, 1:].max() <= 1.5
+    with pytest.raises(InputError, match="0.npy: it has 12 channels, and --channels is 5; make them equal"):
+        opened(tmp_path / "mine", channels=5)
+
+
+@pytest.mark.parametrize("bands, photometric", [(4, "minisblack"), (5, "minisblack"), (5, "rgb"), (6, "rgb")])
+def test_a_tiff_of_more_channels_than_pillow_reads_is_refused(tmp_path, bands, photometric):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((*SIZE, bands), np.uint8), photometric=photometric,
+                     planarconfig="contig", extrasamples=(0,) * (bands - (3 if photometric == "rgb" else 1)))
+    with pytest.raises(InputError, match=r"a.tif: .*save .*as .npy, an array \(H, W, C\)") as error:
+        read_image(tmp_path / "a.tif")
+    assert "\n" not in str(error.value)
+
+
+def test_lower_bits_are_not_lost_in_silence(tmp_path, opened):
+    """16-bit grey with alpha as PNG, 16-bit colours as PPM, and as JPEG 2000 by the bits in its header."""
+    for i in range(10):
+        save(tmp_path / "mine/masks" / f"{i}.png", mask(i))
+    grey = np.random.default_rng(0).integers(0, 65536, (*SIZE, 2)).astype(np.uint16)
+    grey[..., 1] = 65535
+    (tmp_path / "mine/images").mkdir()
+    save_16_bits(tmp_path / "mine/images/0.png", grey)
+    for i, kind in enumerate(("P6", "P3"), 1):
+        values = np.random.default_rng(i).integers(0, 65536, (*SIZE, 3))
+        header = f"{kind} {SIZE[1]} {SIZE[0]} 65535\n".encode()
+        (tmp_path / f"mine/images/{i}.ppm").write_bytes(
+            header + (values.astype(">u2").tobytes() if kind == "P6" else " ".join(map(str, values.ravel())).encode()))
+    for i in range(3, 10):
+        save(tmp_path / "mine/images" / f"{i}.jp2", picture(i))
+    assert any(note.startswith("3 images lose all but the upper 8 bits") for note in opened(tmp_path / "mine").notes)
+    content = (tmp_path / "mine/images/3.jp2").read_bytes()
+    depth = content.index(b"\xff\x51") + 40  # of the first channel: its bits, less one
+    (tmp_path / "3.jp2").write_bytes(content[:depth] + b"\x0f" + content[depth + 1:])
+    with images.open_image(tmp_path / "3.jp2") as deep, images.open_image(tmp_path / "mine/images/3.jp2") as plain:
+        assert images.loses_bits(deep) and not images.loses_bits(plain)
 
 
 def test_transparency_and_masks_of_alpha_alone(tmp_path, opened):
@@ -647,7 +698,7 @@ def test_pictures_and_masks_are_turned_upright(tmp_path):
     save(tmp_path / "a.jpg", picture(0), exif=exif)
     save(tmp_path / "a.png", mask(0), exif=exif)
     assert read_image(tmp_path / "a.jpg").size == SIZE and read_mask(tmp_path / "a.png").shape == SIZE[::-1]
-    assert images.image_size(tmp_path / "a.jpg") == SIZE[::-1]
+    assert images.read_header(tmp_path / "a.jpg")[0] == SIZE[::-1]
 
 
 def test_decode_mask_names_what_it_does_not_know():
@@ -765,7 +816,7 @@ def test_cache_is_reused_and_rebuilt_when_a_file_changes(tmp_path, opened, monke
     assert hashes(opened(root, size=(6, 8))) == hashes(first) and len(writes) == 1
     save(tmp_path / "mine" / "train" / "images" / "train 0.png", picture(77))
     assert hashes(opened(root, size=(6, 8))) != hashes(first) and len(writes) == 2
-    damaged = max((tmp_path / "files" / "cache").iterdir(), key=os.path.getmtime) / "val.images.npy"
+    damaged = max((tmp_path / "files" / "cache").iterdir(), key=os.path.getmtime) / "val.images"
     for number, left in enumerate((100, 0), 3):
         os.truncate(damaged, left)
         opened(root, size=(6, 8))
@@ -783,7 +834,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, opened, monkeypatc
     with pytest.raises(InputError, match=f"files/cache: the cache needs {needed:,} bytes .*only 0 .*--data-dir"):
         opened(root, size=(6, 8))
     monkeypatch.undo()
-    monkeypatch.setattr("data.cache.open_array", full_disk)
+    monkeypatch.setattr("data.cache.decode_into", full_disk)
     with pytest.raises(InputError, match=f"files/cache: the cache needs {needed:,} bytes .*No space left.*--data-dir"):
         opened(root, size=(6, 8))
     assert not os.listdir(tmp_path / "files" / "cache")

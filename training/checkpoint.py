@@ -23,10 +23,10 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-# What a checkpoint says of itself, beside what a task adds. Only training on tiles has the tile's (height, width) and
-# the scale, and only deep images have levels, the values that are 0 and 255.
+# What a checkpoint says of itself, beside what a task adds. Only training on tiles has the tile's (height, width), and
+# only deep images have levels, the values that are 0 and 255.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
-            "ids": list, "weights": dict, "tile": list, "scale": list, "levels": list, "foreground": bool}
+            "ids": list, "weights": dict, "tile": list, "levels": list, "foreground": bool}
 STATES = "last.pt", "previous.pt"  # to resume from, the later one first
 
 
@@ -71,7 +71,7 @@ def load_checkpoint(path):
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        known = {"tile": [], "scale": [], "levels": [], "foreground": False} | checkpoint
+        known = {"tile": [], "levels": [], "foreground": False} | checkpoint
         wrong = [key for key, kind in METADATA.items() if not isinstance(known.get(key), kind)]
         if wrong or checkpoint["task"] not in TASKS:
             raise ValueError(f"there is something wrong with its {(wrong or ['task'])[0]}")

@@ -56,7 +56,7 @@ positive_int, positive_float = partial(number, int, 1), partial(number, float, s
 def get_args_parser(task, description=None):
     """The flags of a training script. Those left out of the command line come from the recipe."""
     parser = Parser(description=description)
-    parser.set_defaults(task=task, tile=None, foreground=False, channels=3, pretrained=False, sweep=None, target=None,
+    parser.set_defaults(task=task, tile=None, foreground=False, channels=None, pretrained=False, sweep=None, target=None,
                         skips=True)
     groups = [parser.add_argument_group(title) for title in (
         "data", "network", "training; the recipe gives the defaults", "machine", "run")]
@@ -86,7 +86,8 @@ def get_args_parser(task, description=None):
         network("--no-skips", dest="skips", action="store_false", help="leave the skip connections out")
         network("--target", choices=("rgb", "lab"), help="paint the whole image, or its a and b alone")
     else:
-        data("--channels", type=int, choices=(3, 4), default=3, help="4: such as RGB and near infrared")
+        data("--channels", type=positive_int, metavar="N",
+             help="of the images, such as 4 for RGB and near infrared (default: 3, or as .npy files have)")
         start("--pretrained", action="store_true", help="ResNet, fcn32: start from torchvision's ImageNet weights")
     if task == "classification":
         run("--sweep", nargs="*", type=partial(swept, parser), metavar="FLAG=VALUES",

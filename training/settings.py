@@ -34,7 +34,7 @@ def prepare(args, recipes, best_on):
         torch.use_deterministic_algorithms(True)
     source = args.data, args.task, args.size, args.data_dir, args.seed
     options = {"foreground": args.foreground, "channels": args.channels,
-               "scale": (1, 1) if args.tile else None}  # with --tile images keep their own size
+               "own_size": bool(args.tile)}
     if args.dry_run:
         lines, problems = check_data(*source, **options)
         log("\n".join(lines))
@@ -50,13 +50,14 @@ def prepare(args, recipes, best_on):
 
 def fill_in(args, data, recipes, best_on, device):
     """All settings of a run, as a new namespace: the command line's, then the recipe's for data and network."""
-    recipe = recipes[args.recipe]
+    tile = crop_size(args, data, device)
+    recipe = recipes[args.recipe] | ({"tile": tile} if tile else {})
     if args.recipe == "best":
         recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
         if data.name not in NAMED:
             recipe = recipe | suit(args, data, recipe, device)
     given = {key: value for key, value in vars(args).items() if value is not None}
-    settings = argparse.Namespace(**vars(args) | recipe | given | {"size": data.size})
+    settings = argparse.Namespace(**vars(args) | recipe | given | {"size": data.size, "channels": data.channels})
     if not settings.out:
         parts = settings.model, settings.target, data.name, "" if settings.skips else "noskips"
         settings.out = f"runs/{args.task}/{'-'.join(filter(None, parts))}"
@@ -67,21 +68,26 @@ def fill_in(args, data, recipes, best_on, device):
     return settings
 
 
+def crop_size(args, data, device):
+    """(height, width) of the random crops to train on: --tile, or else for large images of a folder of one's own, with
+    their masks, and at their own size. None for no crops."""
+    side = 256 if device.type == "cpu" else 512
+    large = data.task == "segmentation" and data.name not in NAMED and data.own_size and max(data.size) > side
+    return args.tile or ([side, side] if large and not args.size else None)
+
+
 def suit(args, data, recipe, device):
     """Settings for a folder of one's own, on which no recipe was tried: batches small enough for 1500 steps and, on a
-    CPU, a narrow network and random crops of large images. Prints them.
-    """
-    suited, samples, tile = {}, len(data.splits["train"]), args.tile
-    if device.type == "cpu":
-        suited["width"] = 16
-        if data.task == "segmentation" and not args.size and max(data.size) > 256 and data.scale == (1, 1):
-            tile = suited["tile"] = tile or [256, 256]
+    CPU, a narrow network. Prints them, with the size of the crops."""
+    samples, tile = len(data.splits["train"]), recipe.get("tile")
+    suited = {"width": 16} if device.type == "cpu" else {}
     if tile:
+        suited["tile"] = tile
         samples *= math.prod(-(-side // crop) for side, crop in zip(data.size, tile))
     least = 8 if data.task == "classification" else 2  # an image of labels is one label, a mask thousands
     batch = args.batch_size or min(recipe["batch_size"], max(samples // 50, least))
     steps = max(samples // batch, 1)
-    suited |= {"batch_size": batch, "epochs": min(max(1500 // steps, 10), 150)}
+    suited |= {"batch_size": batch, "epochs": min(max(1500 // steps, 2 if tile else 10), 150)}
     if recipe["optimizer"] == "sgd" and not (args.optimizer or args.batch_size):
         suited["lr"] = recipe["lr"] * batch / recipe["batch_size"]
     shown = (f"{key.replace('_', ' ')} {getattr(args, key, None) or value}" for key, value in suited.items())
