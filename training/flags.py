@@ -56,8 +56,8 @@ positive_int, positive_float = partial(number, int, 1), partial(number, float, s
 def get_args_parser(task, description=None):
     """The flags of a training script. Those left out of the command line come from the recipe."""
     parser = Parser(description=description)
-    parser.set_defaults(task=task, tile=None, foreground=False, channels=None, pretrained=False, sweep=None, target=None,
-                        skips=True)
+    parser.set_defaults(task=task, tile=None, foreground=False, channels=None, pretrained=False, sweep=None,
+                        target=None, skips=True)
     groups = [parser.add_argument_group(title) for title in (
         "data", "network", "training; the recipe gives the defaults", "machine", "run")]
     data, network, training, machine, run = (group.add_argument for group in groups)

@@ -33,10 +33,9 @@ def prepare(args, recipes, best_on):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
         torch.use_deterministic_algorithms(True)
     source = args.data, args.task, args.size, args.data_dir, args.seed
-    options = {"foreground": args.foreground, "channels": args.channels,
-               "own_size": bool(args.tile)}
+    options = {"own_size": bool(args.tile), "foreground": args.foreground, "channels": args.channels}
     if args.dry_run:
-        lines, problems = check_data(*source, **options)
+        lines, problems = check_data(*source, *options.values())
         log("\n".join(lines))
         if problems:
             log("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)
