@@ -86,15 +86,16 @@ def main(args):
         ratio = min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
         gain = COLORFULNESS / ratio if args.target == "lab" else 1.0
         if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
-            draw_colorization(load_predictor(run.folder, device, dtype), val, run.folder / "predictions.png")
+            predictor = load_predictor(run.folder, device, dtype)
+            draw_colorization({"prediction": predictor}, val, scores["images"], run.folder / "predictions.png")
 
     # 4. Test: scored once, with the best weights
     predictor = run.best_predictor()
     scores = score_colorization(predictor, test, baselines=True)
     print_scores(scores)
+    draw_colorization({"prediction": predictor}, test, scores["images"], run.folder / "predictions.png")
     write_csv(run.folder / "images.csv", scores.pop("images"))
     run.finish(scores)
-    draw_colorization(predictor, test, run.folder / "predictions.png")
 
 
 if __name__ == "__main__":

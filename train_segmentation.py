@@ -96,14 +96,14 @@ def main(args):
             run.step(segmentation_loss(logits, masks, weights, args.dice))
         scores = score_segmentation(run.predictor, val, outlines=False)
         if run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"]):
-            draw_segmentation(run.predictor, val, run.folder / "predictions.png")
+            draw_segmentation({"prediction": run.predictor}, val, scores["images"], run.folder / "predictions.png")
 
     # 4. Test: scored once, with the best weights
     predictor = run.best_predictor()
     scores = score_segmentation(predictor, test)
     print_scores(scores)
+    draw_segmentation({"prediction": predictor}, test, scores.pop("images"), run.folder / "predictions.png")
     run.finish(scores)
-    draw_segmentation(predictor, test, run.folder / "predictions.png")
 
 
 if __name__ == "__main__":

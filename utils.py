@@ -10,16 +10,17 @@ import itertools
 import json
 import math
 import os
+import signal
 import warnings
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 
 from data.augment import DRAWS, Crops
+from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
 
 # Several processes. A script that runs alone is the first and only one.
@@ -87,29 +88,45 @@ def for_each(function, arrays):
     return [array if array is None else function(array) for array in arrays]
 
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def load(split, chunks, device, workers):
     """An iterable of (images, targets), a pair for each array of indices in `chunks`."""
     if resident := keep_on_gpu(split, device):
         places = (torch.from_numpy(chunk).to(device, non_blocking=True) for chunk in chunks)
         return (for_each(lambda array: array[place], resident) for place in places)
+    several = {"prefetch_factor": 4, "timeout": 300, "multiprocessing_context": START_METHOD} if workers else {}
+    check_loaders(split, workers, max(map(len, chunks), default=0))
+    loader = DataLoader(WholeBatches(split), sampler=chunks, batch_size=None, num_workers=workers,
+                        pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
+    if not (workers and hasattr(signal, "pthread_sigmask")):
+        return loader
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a new loader process must not die of them
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
-    def read(chunk):
-        arrays = for_each(torch.from_numpy, split.read(chunk))
-        return for_each(torch.Tensor.pin_memory, arrays) if device.type == "cuda" else arrays
 
-    return read_ahead(read, chunks, workers) if workers else map(read, chunks)
+class WholeBatches(torch.utils.data.Dataset):
+    """A split whose items are whole batches: an array of indices -> (images, targets)."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __getitem__(self, indices):
+        return for_each(torch.from_numpy, self.split.read(indices))
 
 
-def read_ahead(read, chunks, threads):
-    """Yield read(chunk) for each of the chunks, while threads already read those that follow."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(read, chunk))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
+def leave_stopping_to_parent(worker):
+    """Let a loader process ignore Ctrl-C, and end a minute after another signal: training first finishes its step."""
+    signal.set_wakeup_fd(-1)  # the parent's, which would take it for a signal of its own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        for number in STOPPING[1:]:
+            signal.signal(number, lambda *_: signal.alarm(60))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def keep_on_gpu(split, device):
@@ -258,18 +275,28 @@ def new_figure(rows, columns, width, height):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def plot_lines(panels, path):
+    """A panel for each label: name of a line -> its values (seeds, epochs), as their mean and a band of all."""
+    figure, axes = new_figure(1, len(panels), 4.4 * len(panels), 3.6)
+    for axis, (label, lines) in zip(axes[0], panels.items()):
+        for (name, values), marker in zip(lines.items(), itertools.cycle("os^vDP")):
+            values, epochs = np.array(values, float), np.arange(1, len(values[0]) + 1)
+            axis.plot(epochs, values.mean(0), label=name, marker=marker, markersize=3)  # one epoch is no line
+            axis.fill_between(epochs, values.min(0), values.max(0), alpha=0.2)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(fontsize=8)
+    save_figure(figure, path)
+
+
 def plot_curves(history, path):
     """A panel for the training loss and for each score on val; history: rows of metrics.csv."""
     columns = [key for key in history[0] if key == "train_loss" or key.startswith("val_")]
-    figure, axes = new_figure(1, len(columns), 4.2 * len(columns), 3.4)
-    for axis, column in zip(axes[0], columns):
-        epochs, values = zip(*((int(row["epoch"]), float(row[column])) for row in history))
-        axis.plot(epochs, values, marker=".")  # one epoch is no line
-        better = "lower" if column.endswith(("loss", "delta_e")) else "higher"
-        axis.set(title=f"{column.replace('_', ' ')} ({better} is better)", xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-    save_figure(figure, path)
+    better = {key: "lower" if key.endswith(("loss", "delta_e")) else "higher" for key in columns}
+    plot_lines({f"{key.replace('_', ' ')} ({better[key]} is better)": {key: [[row[key] for row in history]]}
+                for key in columns}, path)
 
 
 def plot_heat_map(rows, vertical, horizontal, value, path):
@@ -282,22 +309,24 @@ def plot_heat_map(rows, vertical, horizontal, value, path):
     for row in rows:
         grid[down.index(label(row, vertical)), along.index(label(row, horizontal))] = float(row[value])
     names = [", ".join(keys).replace("_", " ") for keys in (horizontal, vertical)]
-    plot_matrix(grid, "{:.3f}", down, along, path, title=value.replace("_", " "), xlabel=names[0], ylabel=names[1])
+    plot_matrix(grid, "{:.3f}", down, along, path, title=f"{value.replace('_', ' ')} (★ best)", xlabel=names[0],
+                ylabel=names[1], best=np.nanmax(grid))
 
 
 def plot_confusion(counts, classes, path):
     """A confusion matrix (K, K) of counts, truth down the side, as the share of each row."""
     share = counts / counts.sum(1, keepdims=True).clip(1)
-    plot_matrix(share, "{:.2f}", classes, classes, path, xlabel="prediction", ylabel="truth")
+    plot_matrix(share, "{:.2f}", classes, classes, path, xlabel="prediction", ylabel="truth",
+                title=f"shares of each true class; accuracy {counts.trace() / counts.sum():.3f}")
 
 
-def plot_matrix(values, form, down, along, path, **labels):
-    """A matrix (len(down), len(along)) as coloured cells with numbers; of more than 25 columns without."""
+def plot_matrix(values, form, down, along, path, best=None, **labels):
+    """A matrix (len(down), len(along)) as coloured cells with numbers, `best` with a star; over 25 columns without."""
     figure, [[axis]] = new_figure(1, 1, *(0.6 * min(len(names), 25) + 2.5 for names in (along, down)))
     shown = axis.imshow(values, aspect="auto", cmap="Blues")
     for (i, j), value in np.ndenumerate(values) if len(along) <= 25 else ():
-        ink = "white" if shown.norm(value) > 0.5 else "black"
-        axis.text(j, i, form.format(value), ha="center", va="center", fontsize=8, color=ink)
+        ink, star = "white" if shown.norm(value) > 0.5 else "black", " ★" if value == best else ""
+        axis.text(j, i, form.format(value) + star, ha="center", va="center", fontsize=8, color=ink)
     for names, set_ticks in ((along, axis.set_xticks), (down, axis.set_yticks)):
         named = range(0, len(names), -(-len(names) // 60))  # at most 60 names
         set_ticks(named, [names[i] for i in named], rotation=45, ha="right")
@@ -305,18 +334,21 @@ def plot_matrix(values, form, down, along, path, **labels):
     save_figure(figure, path)
 
 
-def plot_images(rows, titles, path, legend=()):
-    """Rows of images (H, W, C) uint8; `titles` has a row of texts for the first rows; legend: (name, (r, g, b))."""
-    height, width = rows[0][0].shape[:2] if rows else (1, 1)
-    columns, lines = max(map(len, rows), default=1), max(len(rows), 1)
-    figure, axes = new_figure(lines, columns, 3 * columns, 3 * height / width * lines + 0.9)
+def plot_images(rows, path, legend=(), columns=4):
+    """Rows of images, (label, [(title, (H, W, C) uint8), ...]), in lines of `columns`; legend: (name, (r, g, b))."""
+    lines = [("" if start else label, images[start : start + columns])
+             for label, images in rows for start in range(0, len(images), columns)]
+    height, width = lines[0][1][0][1].shape[:2] if lines else (1, 1)
+    columns, number = max((len(images) for _, images in lines), default=1), max(len(lines), 1)
+    figure, axes = new_figure(number, columns, 3 * columns, 3 * height / width * number + 0.9)
     for axis in axes.flat:
         axis.axis("off")
-    for line, images, texts in itertools.zip_longest(axes, rows, titles, fillvalue=()):
-        for axis, image, text in itertools.zip_longest(line[: len(images)], images, texts):
+    for line, (label, images) in zip(axes, lines):
+        line[0].text(-0.03, 0.5, label, rotation=90, ha="right", va="center", transform=line[0].transAxes)
+        for axis, (title, image) in zip(line, images):
             axis.imshow(image[..., :3], interpolation="nearest")
-            axis.set_title(text, fontsize=10)
-    if not rows:
+            axis.set_title(title, fontsize=10)
+    if not lines:
         axes[0][0].set_title("nothing to show")
     if legend:
         from matplotlib.patches import Patch
@@ -342,6 +374,34 @@ def save_image(image, path):
     # PNG's own default, level 6, takes three times as long to make a photograph 6% smaller.
     image.save(buffer, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], quality=90, compress_level=1)
     write_atomically(path, buffer.getbuffer(), durable=False)  # one of thousands, and easily made again
+
+
+# The first 11 differ from each other and from black by 18 CIEDE2000 or more, all 24 by 8: in normal vision, and in
+# deuteranopia and protanopia as Machado et al. (2009) simulate them.
+FIGURE_COLORS = [tuple(bytes.fromhex(color)) for color in (
+    "8000ff ffff00 55ffff 558055 000055 2a5555 aad4aa aaaa00 2aaaff 800000 80aaaa aa5500 d40080 8080aa ffffaa 80aa80 "
+    "0000aa 552a2a ff0055 55d4ff d4d455 2a80ff 2a002a aa0055").split()]
+
+
+def figure_colors(colors):
+    """Classes' colours -> those of figures, which the colour-blind can tell apart: each is the next to its own of
+    as many. More than 24 classes keep their own."""
+    left, chosen = FIGURE_COLORS[: len(colors)], []
+    for own in colors if len(colors) <= len(FIGURE_COLORS) else ():
+        chosen.append(min(left, key=lambda color: math.dist(color, own)))
+        left.remove(chosen[-1])
+    return chosen or [tuple(map(int, own)) for own in colors]
+
+
+def best_to_worst(scores):
+    """Scores, of which higher is better -> {index: "best", "median", "worst"} of three of them."""
+    order = np.argsort(scores, kind="stable")
+    return dict(zip(order[[-1, len(order) // 2, 0]].tolist(), ("best", "median", "worst")))
+
+
+def errors_in_red(truth, prediction):
+    """Masks (..., H, W) uint8 -> (..., H, W, 3) uint8, white, and red where the prediction is wrong."""
+    return colorize_mask(((prediction != truth) & (truth != VOID)).astype(np.uint8), [(255, 255, 255), (200, 0, 0)])
 
 
 def colorize_mask(mask, colors):

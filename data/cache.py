@@ -10,6 +10,7 @@ The key is a hash over all that the arrays depend on, so a cache is never out of
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -30,6 +31,11 @@ from data.folders import hold_out
 from data.images import common_levels, first_few, printable
 from data.masks import VOID, infer_classes, scored_classes
 from data.samples import NOTED, DataSet
+
+try:
+    import resource
+except ImportError:  # Windows: no limit on open files
+    resource = None
 
 CACHE_VERSION = 7  # part of the caches' names: raise it when the arrays' form or content changes
 KEPT = ("notes", "held_out", "classes", "colors", "ids", "levels", "counts")  # of a DataSet, in metadata.json
@@ -66,6 +72,23 @@ class Split:
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_loaders(split: Split, workers: int, batch_size: int, memory: float = None, files: float = None) -> None:
+    """Raise InputError where loader processes lack shared memory (bytes; a container often has 64 MB) or open files.
+
+    Each has four batches waiting in /dev/shm, two open files a batch, and some more for its pipes.
+    """
+    sample = sum(array.nbytes for array in split.read(np.zeros(1, int)) if array is not None)
+    needed = 4 * workers * batch_size * sample
+    if memory is None:
+        memory = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else math.inf
+    if files is None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/dev/fd")) if resource else math.inf
+    if needed > memory or 16 * workers > files:
+        raise InputError(f"loader processes need {needed / 1e6:.1f} MB in /dev/shm and {16 * workers} open files; "
+                         f"{memory / 1e6:.1f} MB and {files} are free: give --workers 0, or start the container with "
+                         "--shm-size 8g and the shell with ulimit -n 4096")
 
 
 def follow_parent(worker=None) -> None:

@@ -5,7 +5,7 @@ scores.py, predicting.py, exporting.py   a run's scores; results for anyone's im
 grading.py     a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py)
 limits.py      processes with limits, in which all that strangers handed in is opened: submissions.py, predictions.py
 counts.py      rows of counts, from which the scores of any set of images follow
-reporting.py   the homework's report, made anew, with the text of report_method.md; claims.py has the verdicts
+reporting.py   the homework's report, made anew: report_template.md filled in; claims.py has the verdicts
 pages.py       the pages of the grades
 """
 import numpy as np

@@ -1,10 +1,11 @@
-"""The claims of the homework's report: the criterion of each, what was compared, and the verdict.
+"""The claims of the homework's report: what is compared for each, and the verdict.
 
-Every criterion says that something is more than a limit, which was fixed before the runs. An interval holds 95%. Over
-seeds it is Student's t. With one seed it comes from the test images, or from how exactly the thing can be measured.
+The criteria stand in report_template.md: something is more than a limit. An interval holds 95%. Over seeds it is
+Student's t. With one seed it comes from the test images, or from how exactly the thing can be measured.
 """
 import math
 import statistics
+from collections import defaultdict
 
 import numpy as np
 
@@ -12,27 +13,18 @@ from evaluation.counts import COMPUTE, bootstrap_samples
 
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5% of t at 1, 2, ... degrees of freedom
 TRAINED = 0.2  # the share of the way from chance to a perfect score below which a network is too little trained
-CLAIMS = {  # the figure's name: the claim, its criterion, what is measured, of which side, against which, the limit
-    "adam": ("Adam beats SGD", "Test accuracy with Adam is more than 0.01 above that with SGD.",
-             "accuracy", {"optimizer": ["adam"]}, {"optimizer": ["sgd"]}, 0.01),
-    "rate": ("A low learning rate, 1e-4, is best", "Test accuracy with 1e-4 is more than 0.01 above any higher rate's.",
-             "accuracy", {"lr": [1e-4]}, {"lr": [1e-3, 1e-2]}, 0.01),
-    "schedules": ("Learning rate schedules do not help", "Test accuracy without one is less than 0.01 below that with.",
-                  "accuracy", {"schedule": ["none"]}, {"schedule": ["step", "multistep"]}, -0.01),
-    "faster": ("FCN-32 is faster", "FCN-32 trains on more than 1.05 times as many images a second as U-Net.",
-               "images_per_second", "FCN-32", "U-Net", 1.05),
-    "lighter": ("FCN-32 is lighter", "U-Net has more than 1.05 times as many parameters as FCN-32.",
-                "parameters", "U-Net", "FCN-32", 1.05),
-    "memory": ("U-Nets load the GPU more", "Training U-Net takes more than 1.05 times as much GPU memory as FCN-32.",
-               "peak_memory_mb", "U-Net", "FCN-32", 1.05),
-    "miou": ("U-Net's mIoU is higher", "U-Net's mIoU on test is more than 0.01 above FCN-32's.",
-             "miou", "U-Net", "FCN-32", 0.01),
-    "edges": ("U-Net's edges are better", "U-Net's boundary F1 on test is more than 0.01 above FCN-32's.",
-              "boundary_f1", "U-Net", "FCN-32", 0.01),
-    "detail": ("Skip connections carry the fine detail", "With skips, the test images' sharpness (gradient energy; the "
-               "truth's is 1) is more than 0.05 higher.", "sharpness_ratio", "with skips", "without", 0.05),
-    "convergence": ("Skip connections speed up convergence", "With skips, the final val loss of the network without is "
-                    "reached more than 0.1 of the epochs before the end.", "epochs", "with skips", "without", 0.1)}
+CLAIMS = {  # the claim: what is measured, of which side, against which, the limit of the criterion in the template
+    "Adam beats SGD": ("accuracy", {"optimizer": ["adam"]}, {"optimizer": ["sgd"]}, 0.01),
+    "A low learning rate, 1e-4, is best": ("accuracy", {"lr": [1e-4]}, {"lr": [1e-3, 1e-2]}, 0.01),
+    "Learning rate schedules do not help": ("accuracy", {"schedule": ["none"]}, {"schedule": ["step", "multistep"]},
+                                            -0.01),
+    "FCN-32 is faster": ("images_per_second", "FCN-32", "U-Net", 1.05),
+    "FCN-32 is lighter": ("parameters", "U-Net", "FCN-32", 1.05),
+    "U-Nets load the GPU more": ("peak_memory_mb", "U-Net", "FCN-32", 1.05),
+    "U-Net's mIoU is higher": ("miou", "U-Net", "FCN-32", 0.01),
+    "U-Net's edges are better": ("boundary_f1", "U-Net", "FCN-32", 0.01),
+    "Skip connections carry the fine detail": ("sharpness_ratio", "with skips", "without", 0.05),
+    "Skip connections speed up convergence": ("epochs", "with skips", "without", 0.1)}
 PAIRS = {  # what is compared: the two sides, and the names of their runs
     "as they are": {"U-Net": "unet", "FCN-32": "fcn32"},
     "at equal width": {"U-Net": "unet", "FCN-32": "fcn32-equal-width"},
@@ -46,28 +38,22 @@ SCORES = {  # all else: what is possible, and the score that tells whether a net
 MISSING = {"accuracy": "no labels for whole images", "peak_memory_mb": "no GPU", "images_per_second": "not measured"}
 
 
-class PerSeed(list):
-    """A number a seed, shown as their mean and, where they differ, their standard deviation; None: not measured."""
-
-    @property
-    def average(self):
-        return None if None in self else statistics.fmean(self)
-
-    def __str__(self):
-        if None in self:
-            return "-"
-        unit, suffix = (1e6, " M") if self.average >= 1e5 else (1, "")
-        whole = isinstance(self[0], int) and not suffix
-        digits = 0 if whole else sum(abs(self.average) / unit < limit for limit in (100, 10, 1))
-        spread = f"\u00a0±\u00a0{statistics.stdev(self) / unit:.{digits}f}" if len(set(self)) > 1 else ""
-        return f"{self.average / unit:.{digits}f}{spread}{suffix}"
-
-
 def values(runs, *keys):
     """What stands in each run under a path of keys; None where nothing does."""
     for key in keys:
         runs = [run and run.get(key) for run in runs]
-    return PerSeed(runs)
+    return runs
+
+
+def shown(cell):
+    """A text, or a list: a number a seed, as their mean and, where they differ, their standard deviation."""
+    if not isinstance(cell, list) or None in cell:
+        return "-" if isinstance(cell, list) else str(cell)
+    mean = statistics.fmean(cell)
+    unit, suffix = (1e6, " M") if mean >= 1e5 else (1, "")
+    digits = 0 if isinstance(cell[0], int) and not suffix else sum(abs(mean) / unit < limit for limit in (100, 10, 1))
+    spread = f"\u00a0±\u00a0{statistics.stdev(cell) / unit:.{digits}f}" if len(set(cell)) > 1 else ""
+    return f"{mean / unit:.{digits}f}{spread}{suffix}"
 
 
 def of_task(results, task):
@@ -78,7 +64,7 @@ def pick(results, **fixed):
     """The name of the classifier that is best on val, on average over seeds, of those with one of these settings."""
     cells = of_task(results, "classification")
     allowed = [name for name in cells if all(cells[name][0]["settings"][key] in fixed[key] for key in fixed)]
-    return max(allowed, key=lambda name: values(cells[name], "val", "accuracy").average)
+    return max(allowed, key=lambda name: statistics.fmean(values(cells[name], "val", "accuracy")))
 
 
 def find_pairs(results, own, other):
@@ -94,24 +80,22 @@ def make_claims(results):
     """A dict a claim. results: name -> runs, one a seed. Each first run has "counts", a row of evaluation.counts an
     image. "difference" and "seeds" are those of a claim's first comparison."""
     claims = []
-    for key, (text, criterion, measure, own, other, limit) in CLAIMS.items():
+    for claim, (measure, own, other, limit) in CLAIMS.items():
         rows = [compare(where, pair, measure, limit) for where, pair in find_pairs(results, own, other).items()
                 if measure not in where  # made equal
                 and not any(None in values(runs, measure) for runs in pair.values())]
-        claim = {"key": key, "claim": text, "criterion": criterion, "rows": rows, "difference": "-", "seeds": "-",
-                 "verdict": f"not tested ({MISSING.get(measure)})"}
-        claims.append(claim | (rows[0] | {"verdict": overall(rows)} if rows else {}))
+        first = rows[0] if rows else {"difference": "-", "seeds": "-"}
+        claims.append({"claim": claim, "verdict": overall(rows) if rows else f"not tested ({MISSING.get(measure)})",
+                       "difference": first["difference"], "seeds": first["seeds"], "rows": rows})
     return claims
 
 
 def overall(rows):
     """One word where all comparisons agree; otherwise each verdict with the comparisons that led to it."""
-    places = {}
+    places = defaultdict(list)
     for row in rows:
-        places.setdefault(row["verdict"], []).append(row["compared"])
-    if len(places) == 1:
-        return rows[0]["verdict"]
-    return "; ".join(f"{verdict} {', '.join(where)}" for verdict, where in places.items())
+        places[row["verdict"]].append(row["compared"])
+    return "; ".join(verdict + f" {', '.join(where)}" * (len(places) > 1) for verdict, where in places.items())
 
 
 def compare(where, pair, measure, limit):
@@ -123,17 +107,18 @@ def compare(where, pair, measure, limit):
         alone = found[0] * (1 - ERRORS[measure]), found[0] * (1 + ERRORS[measure])
     else:
         least, most, learned = SCORES[measure]
-        best, guess = max(values(runs, learned).average for runs in pair.values()), chance(learned, run["counts"])
+        guess = chance(learned, run["counts"])
+        best = max(statistics.fmean(values(runs, learned)) for runs in pair.values())
         trained = best >= guess + TRAINED * (1 - guess)
         if measure == "epochs":
-            found = PerSeed(epochs_saved(*runs) for runs in zip(*pair.values()))
+            found = [epochs_saved(*runs) for runs in zip(*pair.values())]
             sides = {"share of the epochs saved": found}
             alone = found[0] - 1 / run["epochs"], found[0] + 1 / run["epochs"]
         else:
             found, alone = np.subtract(*sides.values()), over_images(measure, run, rival)
     mean, low, high = confidence(found, alone, least, most)
     interval = f" ({form} to {form})".format(low, high) if low < high else ""
-    return {"compared": where, "values": "; ".join(f"{name}: {value}" for name, value in sides.items()),
+    return {"compared": where, "values": "; ".join(f"{name}: {shown(value)}" for name, value in sides.items()),
             "difference": form.format(mean) + " times" * (measure in ERRORS) + interval,
             "verdict": judge(low, high, limit) if trained else "too little trained", "seeds": len(found)}
 

@@ -53,8 +53,7 @@ def draw_classification(confusion, probabilities, split, classes, folder):
     worst = [i for i in np.argsort(-sureness)[:12] if sureness[i]]
     images = [np.asarray(split.images[i]).transpose(1, 2, 0) for i in worst]
     captions = [f"said {classes[prediction[i]]} ({sureness[i]:.0%})\nis {classes[truth[i]]}" for i in worst]
-    rows = [slice(start, start + 4) for start in range(0, len(worst), 4)]
-    plot_images([images[row] for row in rows], [captions[row] for row in rows], folder / "mistakes.png")
+    plot_images([("", [*zip(captions, images)])], folder / "mistakes.png")
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from PIL import Image
 from data import color
 from evaluation import as_batch, enlarge
 from models.normalize import memory_format
-from utils import batches, evenly, gather, plot_images
+from utils import batches, best_to_worst, gather, plot_images
 
 AB_UNIT = 25  # few colours of a photograph lie farther from grey, so targets are about -1 to 1
 MEANS = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
@@ -51,10 +51,8 @@ def color_metrics(prediction, truth):
 
 @torch.inference_mode()
 def score_colorization(predictor, split, criterion=None, baselines=False):
-    """MEANS over a split and, with a criterion(output, rgb, ab), its mean as loss.
-
-    With `baselines` also the MEANS of grey and of the training set's mean colour, and `images`, a row an image.
-    """
+    """MEANS over a split and `images`, a row an image; with a criterion(output, rgb, ab) its mean as loss; with
+    `baselines` also the MEANS of grey and of the training set's mean colour."""
     predictor.model.eval()
     others = ("grey", "mean colour") if baselines else ()
     loss, rows = 0.0, {name: [] for name in ("network", *others)}  # also in a process that gets no image
@@ -76,8 +74,8 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
         scores["loss"] = sum(gather([loss])) / len(split)
     if baselines:
         scores["baselines"] = {name: mean_metrics(rows[name]) for name in others}
-        scores["images"] = [{"name": name} | dict(zip(COLUMNS, row))
-                            for name, row in zip(split.names, rows["network"].tolist())]
+    scores["images"] = [{"name": name} | dict(zip(COLUMNS, row))
+                        for name, row in zip(split.names, rows["network"].tolist())]
     return scores
 
 
@@ -88,15 +86,17 @@ def mean_metrics(rows):
 
 
 @torch.inference_mode()
-def draw_colorization(predictor, split, path):
-    """Grey, prediction, with its CIEDE2000, and truth for six images spread evenly over a split."""
-    images = np.asarray(split.images[evenly(len(split), 6)])
-    rgb = torch.from_numpy(images).to(predictor.device).float() / 255
+def draw_colorization(predictors, split, images, path, columns=4):
+    """The best, the median and the worst by `images`, a row an image. predictors: title -> Predictor."""
+    scores, device = [float(row["delta_e"]) for row in images], next(iter(predictors.values())).device
+    chosen = best_to_worst(np.negative(scores))
+    rgb = torch.from_numpy(np.asarray(split.images[[*chosen]])).to(device).float() / 255
     lightness, _ = lightness_and_ab(rgb)
-    prediction = paint(predictor(lightness), lightness, predictor.metadata)
-    differences = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(rgb)).mean((1, 2)).tolist()
-    titles = [("grey", f"prediction, CIEDE2000 {difference:.1f}", "truth") for difference in differences]
-    plot_images(list(zip(*map(to_images, (with_colors(lightness), prediction, rgb)))), titles, path)
+    painted = [paint(predictor(lightness), lightness, predictor.metadata) for predictor in predictors.values()]
+    strips, titles = map(to_images, (with_colors(lightness), *painted, rgb)), ["grey", *predictors, "truth"]
+    rows = [(f"{label}, CIEDE2000 {scores[i]:.1f}", [*zip(titles, row)])
+            for (i, label), *row in zip(chosen.items(), *strips)]
+    plot_images(rows, path, columns=columns)
 
 
 @torch.inference_mode()

@@ -1,10 +1,13 @@
 """Predictions for anyone's images: which images are meant, what the results are called, and the work on all cores."""
+import contextlib
 import glob
+import html
 import itertools
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -15,19 +18,24 @@ from data import InputError
 from data.images import is_image, list_images, pages, read_image
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
+from evaluation.pages import page
 from evaluation.segmentation import predict_segmentation, with_palette
 from training.checkpoint import load_predictor
 from training.settings import explain, refuse, setup
-from utils import read_csv, save_image, write_csv
+from utils import colorize_mask, figure_colors, read_csv, save_image, write_atomically, write_csv
+
+STYLE = """<style> figure { display: inline-flex; vertical-align: top; margin: 0 .75rem 1.5rem 0 }
+figure div { max-width: 40vw } figure img { min-height: 3rem } figcaption { width: 0; min-width: 100% } </style>"""
 
 
 def predict(args):
     """Write a mask and an overlay, or the colours, for each image, or labels.csv; a bad image stops no other.
 
-    predictions.csv says which image gave which result; those of earlier calls stay.
+    predictions.csv says which image gave which result, index.html shows it; those of earlier calls stay.
     """
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
-    if args.probabilities and predictor.metadata["task"] != "segmentation":
+    metadata = predictor.metadata
+    if args.probabilities and metadata["task"] != "segmentation":
         raise InputError("--probabilities is for segmentation; leave it out")
     done = {row["image"]: row for row in read_csv(out / "predictions.csv")}
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if "prediction" in row}
@@ -38,7 +46,7 @@ def predict(args):
     def predict_one(path, name):
         """The image's row of predictions.csv, or what is wrong with it."""
         try:
-            image = read_image(path, predictor.metadata.get("levels"), predictor.channels)
+            image = read_image(path, metadata.get("levels"), predictor.channels)
             return {"image": path} | predict_image(predictor, image, out, name, args.probabilities)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error)
@@ -57,18 +65,36 @@ def predict(args):
             else:
                 refuse(result)
     write_csv(out / "predictions.csv", done.values())
-    if predictor.metadata["task"] == "classification":  # for grading, to which a class's folder may tell images apart
+    if metadata["task"] == "classification":  # for grading, to which a class's folder may tell images apart
         write_csv(out / "labels.csv", ({"name": "/".join(Path(image).parts[-2:])} | row for image, row in done.items()))
-    print(f"{good} of {len(images)} images predicted into {out}")
+    legend = zip(metadata["classes"], figure_colors(metadata["colors"])) if metadata["task"] == "segmentation" else ()
+    keys = (f'<span style="border-color: rgb{color}">{html.escape(name)}</span>' for name, color in legend)
+    figures = (result_figure(row, out) for row in done.values())
+    write_atomically(out / "index.html", page(f"Predictions of {args.run}", STYLE, "<p>", *keys, "</p>", *figures))
+    print(f"{good} of {len(images)} images predicted into {out}; index.html shows them")
     return 2 if problems or good < len(images) else 0
 
 
-def find_inputs(words, out, on_error, taken):
-    """{path: name} of the images that words of the command line mean: files, folders, and patterns such as *.jpg.
+def result_figure(row, out):
+    """Of a row of predictions.csv, HTML: the image and what was made of it, which browsers load as one scrolls."""
+    files = {}
+    if Path(row["image"]).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp"):  # what all browsers show
+        with contextlib.suppress(ValueError):  # on Windows there is no way from one drive to another
+            files["image"] = Path(os.path.relpath(row["image"], out)).as_posix()
+    if row.get("prediction"):
+        overlay = f"{row['prediction'].removesuffix('.png')}_overlay.jpg"
+        files["prediction"] = overlay if (out / overlay).exists() else row["prediction"]
+    images = "".join(f'<div><img src="{quote(os.fsencode(file))}" alt="" loading="lazy">{kind}</div>'
+                     for kind, file in files.items())
+    text = row["image"] + (f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else "")
+    return f"<figure>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
 
-    Results are called by the name: the path below the folder, or below the part of a pattern before its first *,
-    without suffix. What a folder holds in `out` is no input. `taken`: names of earlier results -> their images.
-    `on_error` takes the message of a folder without images. Raises InputError where images would lie among the results.
+
+def find_inputs(words, out, on_error, taken):
+    """{path: name of its result} of the images that words mean: files, folders, and patterns such as *.jpg.
+
+    The name is the path below the folder, or below a pattern's part before the first *, without suffix. `taken`: names
+    of earlier results -> their images. Raises InputError where images would lie among the results.
     """
     found, used = {}, set()
     for word in words:
@@ -102,10 +128,18 @@ def predict_image(predictor, image, out, name, keep_probabilities):
         if keep_probabilities:  # a mapped file: for a very large image they take gigabytes
             shape = len(metadata["classes"]), image.height, image.width
             probabilities = np.lib.format.open_memmap(path.with_suffix(".npy"), "w+", np.float16, shape)
-        mask = with_palette(predict_segmentation(predictor, image, probabilities), metadata["colors"], metadata["ids"])
-        save_image(mask, path)
-        image = image.convert("RGB")
-        image.thumbnail((4096, 4096))  # the overlay is only looked at
-        overlay = Image.blend(image, mask.resize(image.size).convert("RGB"), 0.5)
-        save_image(overlay, path.with_name(f"{path.stem}_overlay.jpg"))
+        mask = predict_segmentation(predictor, image, probabilities)
+        save_image(with_palette(mask, metadata["colors"], metadata["ids"]), path)
+        save_image(overlay(image, mask, metadata["colors"]), path.with_name(f"{path.stem}_overlay.jpg"))
     return {"prediction": path.relative_to(out).as_posix()}
+
+
+def overlay(image, mask, colors):
+    """A Pillow image, shrunk as it is only looked at, under its classes; of two the first is the background: clear."""
+    image = image.convert("RGB")
+    image.thumbnail((4096, 4096))
+    mask = np.array(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
+    result = Image.blend(image, Image.fromarray(colorize_mask(mask, figure_colors(colors))), 0.5)
+    if len(colors) == 2:
+        result.paste(image, mask=Image.fromarray(mask == 0))
+    return result

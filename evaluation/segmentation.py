@@ -32,33 +32,38 @@ def predicted_classes(predictor, images):
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """miou, pixel_accuracy, frequency_weighted_iou, with `outlines` (slow) boundary_f1, and BY_CLASS a dict each, None
-    for 0/0."""
+    """miou, pixel_accuracy, frequency_weighted_iou, with `outlines` (slow) boundary_f1, BY_CLASS a dict each, None for
+    0/0, and `images`, the mIoU of each image."""
     classes, pixels, edges = predictor.metadata["classes"], [], []
     for truth, prediction in predicted_masks(predictor, split):
-        pixels.append(utils.pixel_counts(truth, prediction, len(classes)).sum(0).numpy())
+        pixels.append(utils.pixel_counts(truth, prediction, len(classes)).numpy())
         if outlines:
             pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())
             edges += [utils.outline_counts(*pair, len(classes)) for pair in pairs]
-    scores = utils.segmentation_scores(sum(utils.gather(pixels)))
+    pixels = np.concatenate(utils.gather(pixels))
+    scores = utils.segmentation_scores(pixels.sum(0))
     scores = {key: {name: None if np.isnan(score) else float(score) for name, score in zip(classes, value)}
               if key in BY_CLASS else float(value) for key, value in scores.items()}
+    scores["images"] = utils.segmentation_scores(pixels)["miou"]
     if outlines:
         scores["boundary_f1"] = float(utils.boundary_f1(sum(utils.gather(edges))))
     return scores
 
 
 @torch.inference_mode()
-def draw_segmentation(predictor, split, path):
-    """Image, truth and prediction, with its mIoU, for six images spread evenly over a split."""
-    chosen, classes, colors = utils.evenly(len(split), 6), predictor.metadata["classes"], predictor.metadata["colors"]
-    images, truth = np.asarray(split.images[chosen]), np.asarray(split.targets[chosen])
-    prediction = predicted_classes(predictor, torch.from_numpy(images).to(predictor.device)).cpu()
-    scores = utils.segmentation_scores(utils.pixel_counts(torch.from_numpy(truth), prediction, len(classes)))["miou"]
-    rows = [(image.transpose(1, 2, 0), utils.colorize_mask(t, colors), utils.colorize_mask(p, colors))
-            for image, t, p in zip(images, truth, prediction.numpy())]
-    titles = [("image", "truth", f"prediction, mIoU {score:.2f}") for score in scores]
-    utils.plot_images(rows, titles, path, [*zip(classes, colors), ("void", (0, 0, 0))])
+def draw_segmentation(predictors, split, scores, path, columns=4):
+    """The best, the median and the worst image by `scores`, the mIoU of each. predictors: title -> Predictor."""
+    chosen, metadata = utils.best_to_worst(scores), next(iter(predictors.values())).metadata
+    colors = utils.figure_colors(metadata["colors"])
+    images, truth = (np.asarray(array[[*chosen]]) for array in (split.images, split.targets))
+    masks = [predicted_classes(predictor, torch.from_numpy(images).to(predictor.device)).cpu().numpy()
+             for predictor in predictors.values()]
+    strips = [images.transpose(0, 2, 3, 1), *(utils.colorize_mask(mask, colors) for mask in (*masks, truth)),
+              *(utils.errors_in_red(truth, mask) for mask in masks)]
+    titles = ["image", *predictors, "truth", *(f"{name}: errors" for name in predictors)]
+    rows = [(f"{label}, mIoU {scores[i]:.2f}", [*zip(titles, row)])
+            for (i, label), *row in zip(chosen.items(), *strips)]
+    utils.plot_images(rows, path, [*zip(metadata["classes"], colors), ("void", (0, 0, 0))], columns)
 
 
 @torch.inference_mode()
@@ -88,12 +93,6 @@ def starts(length, tile):
     return np.linspace(0, length - tile, count).round().astype(int).tolist()
 
 
-def ramp(tile, device):
-    """Weights (tile,) that fall towards both ends, where the network sees only one side of things."""
-    rising = torch.arange(1, tile + 1, device=device)
-    return torch.minimum(rising, rising.flip(0)).clamp(max=tile // 4 + 1).float()
-
-
 def tiled_scores(predictor, image):
     """A Pillow image -> yields a slice of rows and the logarithms of their class probabilities (K, rows, W) float.
 
@@ -101,7 +100,10 @@ def tiled_scores(predictor, image):
     """
     height, width = (min(pair) for pair in zip(predictor.metadata["tile"], (image.height, image.width)))
     tops, lefts = starts(image.height, height), starts(image.width, width)
-    weight = ramp(height, predictor.device)[:, None] * ramp(width, predictor.device)
+    rows, columns = (torch.arange(1, side + 1, device=predictor.device) for side in (height, width))
+    # It falls towards a tile's edges, where the network sees only one side of things.
+    down, along = (torch.minimum(up, up.flip(0)).clamp(max=len(up) // 4 + 1).float() for up in (rows, columns))
+    weight = down[:, None] * along
     together, sums = max(TILE_PIXELS // (height * width), 1), None
     for top, following in zip(tops, [*tops[1:], image.height]):
         band = torch.from_numpy(np.array(image.crop((0, top, image.width, top + height)))).to(predictor.device)

@@ -12,12 +12,15 @@ import time
 import warnings
 
 import jupyter_client
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
 import train_classifier
+from data import InputError
+from data.cache import Split, check_loaders
 from training.checkpoint import load_checkpoint
 from training.flags import get_args_parser
 from training.run import Run
@@ -73,7 +76,7 @@ def test_in_a_notebook(here, words):
 
 
 def test_a_backend_that_is_not_here(run, here, words):
-    code = "import os, sys, utils; utils.plot_images([], [], 'empty.png'); print(os.environ['MPLBACKEND'])"
+    code = "import os, sys, utils; utils.plot_images([], 'empty.png'); print(os.environ['MPLBACKEND'])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env=os.environ | {"MPLBACKEND": "module://elsewhere", "PYTHONPATH": str(ROOT)}).stdout
     assert out == "module://elsewhere\n" and Image.open("empty.png").width > 100
@@ -180,6 +183,30 @@ def test_an_interrupt_while_torch_is_imported(here):
                               env=os.environ | {"PYTHONPATH": str(here)},
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
         assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_loaders_without_room(run, words, monkeypatch):
+    """Three loaders keep 12 batches of five samples, each of 12 bytes and a label of 8; and 48 open files."""
+    split = Split(np.zeros((9, 3, 2, 2), np.uint8), np.zeros(9, np.int64), list("abcdefghi"))
+    check_loaders(split, 3, 5, memory=1200, files=48)
+    with pytest.raises(InputError, match="--workers 0.*--shm-size"):
+        check_loaders(split, 3, 5, memory=1199)
+    with pytest.raises(InputError, match="--workers 0.*ulimit"):
+        check_loaders(split, 3, 5, files=47)
+
+
+@pytest.mark.parametrize("more", [12, 32, 60])
+def test_too_few_open_files(run, here, words, more):
+    """However many there are, a run either ends in one line or goes through."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + more, before[1]))
+    try:
+        code, _, err = run(*words, "--workers", 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert code == 0 or code == 2 and "--workers 0" in err and err.count("\n") == 1, err
+    assert (code == 0) == (more > 36)
 
 
 def test_half_an_environment(run, here, words, monkeypatch):

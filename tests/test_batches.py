@@ -32,6 +32,7 @@ def test_in_memory_as_on_disk_and_from_any_step(split, tmp_path, monkeypatch):
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, workers=2), expected)
     np.save(tmp_path / "images.npy", split.images)
     mapped = dataclasses.replace(split, images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    monkeypatch.setattr(utils, "START_METHOD", "spawn")
     assert_same(utils.batches(mapped, 5, CPU, seed=3, epoch=2, workers=1), expected)
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])
     split.on_gpu = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it

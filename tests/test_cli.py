@@ -23,7 +23,6 @@ from PIL import Image
 import training.checkpoint
 import training.run
 import utils
-from data.cache import Split
 from data.images import read_image
 from training.checkpoint import load_checkpoint, load_run, save_checkpoint
 
@@ -387,11 +386,12 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
 
 
 @pytest.mark.parametrize("failure, expected", [
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), "try --workers 0"),
     (lambda: read_image("nowhere/a\nb.png"), r"train_segmentation.py: nowhere/a\nb.png: no such file; check the name"),
     (lambda: np.empty(1 << 50), "out of memory: try a smaller --batch-size"),
 ])
-def test_what_goes_wrong_while_reading_ahead_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
-    monkeypatch.setattr(Split, "read", lambda self, indices: failure())
+def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
+    monkeypatch.setattr(utils.WholeBatches, "__getitem__", lambda self, indices: failure())
     code, _, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--workers", 1,
                        "--epochs", 1, "--out", "run")
     assert code == 2 and expected in err and err.count("\n") == 1, err

@@ -10,6 +10,7 @@ from conftest import make_masks
 from scipy import ndimage
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from data import color, scenes
 from data.cache import Split
 from data.masks import VOID
 from evaluation import print_scores
@@ -18,7 +19,8 @@ from evaluation.segmentation import score_segmentation
 from train_segmentation import segmentation_loss
 from training.checkpoint import Predictor
 from training.optimization import class_weights
-from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
+from utils import (FIGURE_COLORS, best_to_worst, boundary_f1, errors_in_red, figure_colors, outline_counts,
+                   pixel_counts, segmentation_scores)
 
 
 def test_class_scores_equal_sklearn():
@@ -147,3 +149,43 @@ def test_segmentation_loss_is_weighted_cross_entropy_and_dice():
     expected = entropy + 0.7 * (1 - sum(dice) / 5)
     assert segmentation_loss(logits, masks, weights, dice=0.7) == pytest.approx(float(expected), rel=1e-5)
     assert segmentation_loss(logits, torch.full_like(masks, VOID), weights, dice=1.0).isfinite()
+
+
+VISION = {  # Machado, Oliveira and Fernandes 2009, at full severity: linear RGB to linear RGB
+    "normal": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                            [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                              [-0.011820, 0.042940, 0.968881]])}
+
+
+def least_difference(colors, vision):
+    """The least CIEDE2000 between any two of these colours and void's black, as seen with this vision."""
+    srgb = np.array([*colors, (0, 0, 0)]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4) @ VISION[vision].T
+    linear = linear.clip(0, 1)
+    seen = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    lab = color.rgb_to_lab(torch.tensor(seen.T[None, :, :, None], dtype=torch.float32))
+    difference = color.ciede2000(lab.expand(-1, -1, -1, len(seen)), lab.mT.expand(-1, -1, len(seen), -1))[0]
+    return float(difference.masked_fill(torch.eye(len(seen), dtype=torch.bool), 99).min())
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_the_colour_blind_can_tell_classes_of_figures(vision):
+    """Any two classes may be neighbours in a figure. Of the data's own colours two look the same to some."""
+    assert least_difference(figure_colors(scenes.COLORS), vision) > 17
+    assert least_difference(FIGURE_COLORS, vision) > 8
+    if vision != "normal":
+        assert least_difference(scenes.COLORS, vision) < 5
+
+
+def test_figure_colors_are_near_the_datas_own():
+    assert sorted(figure_colors(scenes.COLORS)) == sorted(FIGURE_COLORS[:11])
+    assert figure_colors([(0, 0, 0), (255, 255, 255)]) == [(128, 0, 255), (255, 255, 0)]
+    assert figure_colors([(1, 2, 3)] * 25) == [(1, 2, 3)] * 25
+
+
+def test_what_figures_show():
+    assert best_to_worst(np.array([0.3, 0.9, 0.1, 0.5, 0.4])) == {1: "best", 4: "median", 2: "worst"}
+    truth, prediction = np.array([[0, 1, VOID]], np.uint8), np.array([[0, 0, 0]], np.uint8)
+    assert errors_in_red(truth, prediction).tolist() == [[[255] * 3, [200, 0, 0], [255] * 3]]

@@ -3,6 +3,8 @@ import argparse
 import csv
 import importlib.util
 import json
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import fuzz
 import numpy as np
@@ -16,6 +18,7 @@ from data.augment import Crops, crop_train
 from data.cache import Split
 from data.sources import DataSet, open_data
 from evaluation import enlarge
+from evaluation.predicting import overlay
 from evaluation.segmentation import predict_segmentation, predicted_classes
 from training.checkpoint import load_run, save_checkpoint
 from training.settings import crop_size
@@ -242,3 +245,45 @@ def test_probabilities_beside_the_mask(run, here):
     save_checkpoint(here / "best.pt", fuzz.checkpoints()[2])
     code, _, err = run("evaluate.py", "predict", "best.pt", "a.png", "--out", "results", "--probabilities")
     assert code == 2 and "--probabilities" in err
+
+
+class Figures(HTMLParser):
+    """The addresses of a page's images, and its captions."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.captions, self.inside = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [unquote(value) for key, value in attributes if key == "src"]
+        self.inside = tag
+
+    def handle_data(self, text):
+        self.captions += [text] * (self.inside == "figcaption" and bool(text.strip()))
+
+
+def test_a_page_shows_what_was_made(run, here):
+    names = ["photos/<b>&.png", "photos/50% of 'a'#1.png", "photos/déjà vu/ü.png"]
+    for name in names:
+        noise(here / name)
+    save_checkpoint(here / "best.pt", fuzz.checkpoints()[0])
+    code, out, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "results/deep")
+    assert code == 0 and "index.html" in out, err
+    page = Figures((here / "results/deep/index.html").read_text())
+    assert len(page.sources) == 6 and all((here / "results/deep" / source).is_file() for source in page.sources)
+    assert sorted(page.captions) == sorted(names) and "<b>" not in (here / "results/deep/index.html").read_text()
+
+    save_checkpoint(here / "best.pt", fuzz.checkpoints()[2])
+    noise(here / "more/a.png")
+    code, _, err = run("evaluate.py", "predict", "best.pt", "more", "--out", "results/deep")  # beside the masks
+    page = Figures((here / "results/deep/index.html").read_text())
+    assert code == 0 and len(page.sources) == 7 and page.captions[-1].endswith("%)"), err
+
+
+def test_overlay_of_two_classes_leaves_the_background_clear():
+    image, mask = Image.new("RGB", (40, 30), (90, 90, 90)), np.zeros((30, 40), np.uint8)
+    mask[:, 20:] = 1
+    shown = np.array(overlay(image.copy(), mask, [(0, 0, 0), (255, 255, 255)]))
+    assert (shown[:, :20] == 90).all() and (shown[:, 20:] != 90).any(2).all()
+    assert (np.array(overlay(image.copy(), mask, [(0, 0, 0)] * 3)) != 90).any(2).all()

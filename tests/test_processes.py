@@ -71,6 +71,7 @@ def test_nothing_is_counted_twice(street, tmp_path):
             best = max(float(row["val_miou"]) for row in read_csv(tmp_path / task / "metrics.csv"))
             assert score(predictor, data.splits["val"])["miou"] == pytest.approx(best, abs=1e-6)
         scores = score(predictor, data.splits["test"])
+        assert len(scores.pop("images")) == 4
         for key, value in scores.items():
             pairs = ((metrics[key][name], value[name]) for name in value) if isinstance(value, dict) else [
                 (metrics[key], value)]

@@ -168,6 +168,7 @@ def lock_folder(folder):
     """Keep a second run out of a folder: an open file that holds a lock until it is closed. Raises InputError."""
     file = open(folder / ".lock", "w")
     try:
+        # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

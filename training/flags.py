@@ -71,7 +71,7 @@ def get_args_parser(task, description=None):
     start("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
     add_training_flags(training)
     add_place(machine)
-    machine("--workers", type=partial(number, int, 0), help="threads that read ahead (default: 2 with CUDA, else 0)")
+    machine("--workers", type=partial(number, int, 0), help="loader processes (default: up to 4 with CUDA, else 0)")
     machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     machine("--compile", action="store_true", help="torch.compile the network: slow to start, then faster on CUDA")
     run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")

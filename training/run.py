@@ -20,10 +20,10 @@ from training.checkpoint import Predictor, claim_folder, load_predictor, load_st
 from training.machine import (can_compile, describe_machine, parallelize, parts_that_fit, peak_memory_mb,
                               share_buffers)
 from training.optimization import RunningAverage, make_optimizer, make_schedule
-from utils import batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv, write_json
+from utils import (STOPPING, batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv,
+                   write_json)
 
 PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # what a checkpoint keeps of Run as it is
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 DRAWING_PAUSE = 60  # seconds from one drawing of curves and predictions, which may take two, to the next
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from data import InputError
+from data.cache import START_METHOD, usable_cores
 from data.sources import NAMED, check_data, open_data
 from training.flags import check_settings, leave, refuse
 from training.machine import setup
@@ -20,7 +21,7 @@ ADVICE = {  # signs of an error: what to do
         "out of memory: try a smaller --batch-size or --size",
     ("by peer", "DistBackendError", "DistNetworkError", "DistStoreError"):
         "another process of this run ended; the same command with --resume goes on from the last checkpoint",
-    ("DataLoader worker",): "a process that decodes images ended, likely for want of memory ({:.100})",
+    ("DataLoader worker", "DataLoader timed out"): "a loader process failed ({:.100}): try --workers 0",
 }
 
 
@@ -63,7 +64,7 @@ def fill_in(args, data, recipes, best_on, device):
     if settings.resume:
         check_settings(settings)
     if settings.workers is None:
-        settings.workers = 2 if device.type == "cuda" else 0
+        settings.workers = min(4, usable_cores()) if device.type == "cuda" and START_METHOD == "fork" else 0
     return settings
 
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/kill.py                 (about 5 minutes on 2 cores)
     python tests/benchmarks/kill.py --kills 300 --seed 1
 
-Kills are by SIGKILL and SIGTERM in turn, with 0 and 2 threads that read ahead, spread over the whole run; every
+Kills are by SIGKILL and SIGTERM in turn, with 0 and 2 loader processes, spread over the whole run; every
 third waits for a file that is just being written (a checkpoint, a table, the cache). Equal are the weights, averaged
 and best ones too, and metrics.csv, byte by byte. Every script is imported once and forked, so that a run of some
 seconds is not mostly import.
@@ -97,7 +97,7 @@ def kill_and_resume(script, words, folder, number, delay, aimed):
         code = wait(pid, until=lambda: being_written(folder))
     if code is not None:
         return (None if code == 0 else f"exit code {code} before the kill, see {log}"), None
-    if number == signal.SIGTERM:  # as Slurm, systemd and a terminal do: to the whole group
+    if number == signal.SIGTERM:  # as Slurm, systemd and a terminal do: to the loaders as well
         os.killpg(pid, number)
     else:
         os.kill(pid, number)
