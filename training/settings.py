@@ -126,7 +126,7 @@ def explain(error):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (InputError, OSError)):
         text = str(error) or type(error).__name__
-        return text.splitlines()[-1]  # after the traceback of a process that decodes images
+        return text.splitlines()[-1].removeprefix("data.InputError: ")  # after a loader process's traceback
     if isinstance(error, ModuleNotFoundError):
         return f"this needs one more package: pip install {error.name}"
     text = f"{type(error).__name__}: {error}"
