@@ -1,9 +1,7 @@
 """Whose submission is what: the bulk downloads of Moodle and Canvas, and a roster of the class."""
-import csv
 import os
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 from data import InputError
@@ -11,6 +9,7 @@ from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
 from evaluation.submissions import list_entries
+from utils import read_csv
 
 # The names in a download. Canvas writes work-1.zip for the second attempt; the empty groups are what Moodle lacks.
 MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?/?"
@@ -82,21 +81,17 @@ def add_roster(path, submissions):
 
     Whoever of the roster handed in nothing comes with source None. Raises InputError.
     """
-    try:
-        rows = [{(key or "").strip().lower(): value.strip() for key, value in row.items() if isinstance(value, str)}
-                for row in csv.DictReader(Path(path).read_text("utf-8-sig").splitlines())]
-    except UnicodeDecodeError:
-        rows = []
-    if not rows or not {"name", "id"} <= rows[0].keys():
-        raise InputError(f"--roster {printable(path)}: its first line must hold name,id; save it as a CSV in UTF-8")
     left, students = list(submissions), []
-    for row in rows:
+    for line in read_csv(path):
+        row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}
         name, id = row.get("name", ""), row.get("id", "")
         found = [each for each in left if id and each.cells.get("id") == id] or [
             each for each in left if same_name(os.path.splitext(each.name)[0], name)]
         each = found[0] if found else Submission(None, printable(f"{name} {id}"), {})
         left = [other for other in left if other is not each]
         students.append(each._replace(cells=each.cells | {f"roster {key}": value for key, value in row.items()}))
+    if not students or not {"roster name", "roster id"} <= students[0].cells.keys():
+        raise InputError(f"--roster {printable(path)}: its first line must hold name,id; save it as a CSV in UTF-8")
     return students + left
 
 

@@ -4,7 +4,6 @@
 """
 import csv
 import io
-import itertools
 import os
 import re
 from collections import defaultdict
@@ -17,17 +16,16 @@ from data.images import nfc, printable, read_image, stop
 from data.masks import NO_CLASS, by_palette, look_up
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
-from evaluation.limits import LIMITS, Exceeded
+from evaluation.limits import LIMITS
 from evaluation.segmentation import predict_segmentation
 from evaluation.submissions import say_why
-from models import count_gflops
 from training.checkpoint import load_predictor
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.I)
 # What programs, systems and people add to a name.
-ADDED = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$|[_-](pred|prediction|mask|label|gt|l)$"
-                   r"|^(pred|prediction|mask)[_-]| ?\(\d+\)$| (- )?copy$", re.I)
+ADDED = re.compile(rf"{SUFFIX.pattern}|[_-](pred|prediction|mask|label|gt|l)$|^(pred|prediction|mask)[_-]"
+                   r"| ?\(\d+\)$| (- )?copy$", re.I)
 PREDICTED = re.compile(r"(^|[_/-])(pred|prediction|mask)([_-][^/]*)?\.[^/.]*$", re.I)
 INPUT = re.compile(r"(^|/)(image|img|input)s?/", re.I)
 
@@ -47,47 +45,41 @@ def find_image(truth, name):
 
 def match_files(truth, files, troubles):
     """Index -> names of the files that may hold its prediction; the others become lines of troubles."""
-    candidates, extra = defaultdict(list), []
+    candidates = defaultdict(list)
     for name in sorted(files):
-        stem, suffix = os.path.splitext(name)
-        index = find_image(truth, name) if suffix.lower() in SUFFIXES else None
+        index = find_image(truth, name) if SUFFIX.search(name) else None
         if index is not None:
             candidates[index].append(name)
-        elif not stem.endswith("_overlay"):  # predict's, to look at
-            extra.append(name)
-    absent = [name for i, name in enumerate(truth.names) if i not in candidates]
-    for name in extra:
-        plain = nfc(name).casefold()
-        meant = max((other for other in absent if other.casefold() in plain), key=len, default=None)
-        hint = f": meant for {printable(meant)}?" if meant else ""
-        troubles["misnamed" if meant else "extra"].append(printable(name) + hint)
+        elif not SUFFIX.sub("", name).endswith("_overlay"):  # predict's, to look at
+            plain = nfc(name).casefold()
+            meant = max((other for other in truth.names if other.casefold() in plain), key=len, default=None)
+            hint = f": meant for {printable(meant)}?" if meant else ""
+            troubles["misnamed" if meant else "extra"].append(printable(name) + hint)
     return candidates
-
-
-def rank_file(name):
-    """Of several files for one image those are tried last that may be the data's own images."""
-    return bool(INPUT.search(name)), name.lower().endswith((".jpg", ".jpeg")), not PREDICTED.search(name)
 
 
 def read_images(truth, files, troubles):
     """Yield (index, mask or colour image) in the truth's order; (index, None) where no file of an image can be used.
 
-    Of several files those count that hold only known classes, and of these the likeliest. Where such files differ, each
-    is yielded: the worst is to count.
+    Of several files those count that hold only known classes, and of these the ones least likely to be the data's own
+    images. Where such files differ, each is yielded: the worst is to count.
     """
     for index, names in sorted(match_files(truth, files, troubles).items()):
-        read = {name: read_one(truth, index, name, files[name], troubles) for name in names}
-        ranks = {name: (bool(read[name][1]), rank_file(name)) for name in names if read[name]}
-        first = min(ranks.values(), default=None)
-        best = [name for name, rank in ranks.items() if rank == first]
-        chosen = sorted({read[name][0].tobytes(): name for name in reversed(best)}.values())  # of equal ones the first
-        troubles["extra"] += [f"{printable(name)}: {printable(best[0])} was taken for that image"
-                              for name in ranks if name not in best]
+        found = defaultdict(list)  # rank -> files, of which the lowest rank counts
+        for name in names:
+            if read := read_one(truth, index, name, files[name], troubles):
+                rank = (bool(read[1]), bool(INPUT.search(name)), name.lower().endswith((".jpg", ".jpeg")),
+                        not PREDICTED.search(name))
+                found[rank].append((name, *read))
+        best = found.pop(min(found)) if found else []
+        chosen = {each[1].tobytes(): each for each in reversed(best)}.values()  # of equal ones the first
+        troubles["extra"] += [f"{printable(name)}: {printable(best[0][0])} was taken for that image"
+                              for others in found.values() for name, *_ in others]
         if len(chosen) > 1:
-            troubles["ambiguous"].append(f"{' and '.join(map(printable, chosen))} differ, and each may be for "
-                                         f"{printable(truth.names[index])}; the worst counts")
-        for name in chosen:
-            prediction, wrong = read[name]
+            shown = " and ".join(sorted(printable(name) for name, *_ in chosen))
+            troubles["ambiguous"].append(f"{shown} differ, and each may be for {printable(truth.names[index])}; the "
+                                         "worst counts")
+        for name, prediction, wrong in chosen:
             if wrong:
                 troubles["out of range"].append(f"{printable(name)}: {wrong}")
             yield index, prediction
@@ -157,20 +149,15 @@ def read_labels(truth, files, troubles):
 
     Labels are the classes' names, in any case, or their numbers, from 0 in the order of the names.
     """
-    labels, most = {}, 10 * len(truth.names) + LIMITS["rows"]
-    known = {str(i): i for i in range(len(truth.classes))}
+    labels, known = {}, {str(i): i for i in range(len(truth.classes))}
     known |= {nfc(name).casefold(): i for i, name in enumerate(truth.classes)}
     known |= {nfc(name): i for i, name in enumerate(truth.classes)}
     for file in sorted(files):
         try:
-            rows = list(itertools.islice(read_table(file, files[file]), most + 1))
+            rows = list(read_table(file, files[file]))
         except Exception as error:  # on malformed files zipfile and csv raise nearly anything
-            kind = "refused" if isinstance(error, Exceeded) else "extra"
-            troubles[kind].append(f"{printable(file)}: {say_why(error)}")
+            troubles["extra"].append(f"{printable(file)}: {say_why(error)}")
             continue
-        most -= len(rows)
-        if most < 0:
-            raise Exceeded("rows", "far more rows than images")
         for name, label in rows:
             index = find_image(truth, name)
             if index is None or index in labels:
@@ -187,14 +174,8 @@ def read_table(file, read):
     """Yield (name, label) of each row of a table whose first line has these columns. Raises InputError."""
     if not file.lower().endswith((".csv", ".tsv", ".txt")):
         stop("no table of labels")
-    lines = io.StringIO(read().decode("utf-8-sig", errors="replace"), newline=None)
-    head = lines.readline(1 << 16)
-    lines.seek(0)
-    csv.field_size_limit(1 << 16)
-    delimiter = max(",;\t", key=head.count)
-    if head.count(delimiter) > LIMITS["columns"] or head[-1:] != "\n" and len(head) == 1 << 16:
-        raise Exceeded("columns", f"more than {LIMITS['columns']:,} columns, or a first line without end")
-    table = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, restval="")
+    lines = read().decode("utf-8-sig", errors="replace").splitlines() or [""]
+    table = csv.DictReader(lines, delimiter=max(",;\t", key=lines[0].count), skipinitialspace=True, restval="")
     table.fieldnames = [column.strip().lower() for column in table.fieldnames or ()]
     if not {"name", "label"} <= set(table.fieldnames):
         stop("its first line does not say name,label")
@@ -217,9 +198,6 @@ def run_checkpoint(truth, path, device, dtype):
             metadata = predictor.metadata
             if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
                 stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
-            work = count_gflops(metadata["network"], metadata["size"])
-            if work > LIMITS["work"]:
-                raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image")
             for image in truth.images[done:]:
                 prediction = predict(predictor, read_image(image, metadata.get("levels"), predictor.channels))
                 yield done, (truth.classes.index(prediction[0]) if truth.task == "classification" else

@@ -23,6 +23,9 @@ from evaluation.counts import METRICS, ROW, bootstrap_samples, colorization_know
 BASELINES = {"segmentation": ("nothing", "most frequent class", "usual layout"),
              "classification": ("nothing", "most frequent class"),
              "colorization": ("nothing", "grey", "mean colour", "usual layout")}
+STEPS = {  # of the default rubric: a value or, if more, a share of the way from the baselines to a perfect 1; points
+    "segmentation": ((0.415, 0.25, 6), (0.512, 0.375, 10)),  # the original's FCN-32 and U-Net
+    "classification": ((0.92, 0.75, 10),), "colorization": ((0, 0.75, 4),)}
 UNBOUNDED = ("psnr", "delta_e", "colorfulness_ratio", "sharpness_ratio")  # metrics that can be above 1
 
 
@@ -63,26 +66,26 @@ class Truth:
         return bool(np.all((prediction == target) | void))
 
 
-def open_truth(args):
+def open_truth(folder, task):
     """Read the truth of a task from a folder that holds one split. Raises InputError."""
-    split, classes, colors, raw, targets = read_truth(args.truth, args.task)
+    split, classes, colors, raw, targets = read_truth(folder, task)
     names = [nfc(name) for name in split.names]
     stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
-    index = {stem: i for i, stem in enumerate(stems) if counts[stem] == 1} | {name: i for i, name in enumerate(names)}
+    shown = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
+    index = {name: i for some in (shown, names) for i, name in enumerate(some)}
     lower = Counter(map(str.casefold, index))
     index |= {name.casefold(): i for name, i in index.items() if lower[name.casefold()] == 1}
-    shown = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
     telling = [name for name in shown if "/" in name]
-    if args.task == "classification" and telling:
+    if task == "classification" and telling:
         print(f"{len(telling)} true images share their names, and so a prediction must name the class's folder, as "
               f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
-    known = [colorization_known(target) if args.task == "colorization" else None for target in targets]
-    digest = hashlib.sha256(repr((args.task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
+    known = [colorization_known(target) if task == "colorization" else None for target in targets]
+    digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
     for content in (*targets, *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))):
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
-    return Truth(args.task, shown, split.images, targets, classes, colors, index, bootstrap_samples(len(split)), raw,
-                 known, digest.hexdigest())
+    return Truth(task, shown, split.images, targets, classes, colors, index, bootstrap_samples(len(split)), raw, known,
+                 digest.hexdigest())
 
 
 def read_truth(folder, task):
@@ -126,20 +129,17 @@ def predict_baseline(truth, name):
         yield from enumerate(predict(truth.targets, name))
 
 
+def resize_mask(mask, size):
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def masks_without_network(targets, name):
     """Yield masks of the most frequent class everywhere, or at each place of the one that is most frequent there."""
-    def resize(mask, size):
-        return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-
     size = [min(side, 256) for side in targets[0].shape]
-    votes, (rows, columns) = np.zeros((256, *size), np.int32), np.ogrid[: size[0], : size[1]]
-    for target in targets:
-        votes[resize(target, size), rows, columns] += 1
-    if name != "usual layout":
-        votes = votes.sum((1, 2), keepdims=True)
-    votes[VOID] = -1
-    best = votes.argmax(0).astype(np.uint8)
-    yield from (resize(best, target.shape) for target in targets)
+    small = np.stack([resize_mask(target, size) for target in targets])
+    votes = np.stack([(small == id).sum(0) for id in range(np.max(small, where=small != VOID, initial=0) + 1)])
+    best = (votes if name == "usual layout" else votes.sum((1, 2), keepdims=True)).argmax(0).astype(np.uint8)
+    yield from (resize_mask(best, target.shape) for target in targets)
 
 
 def colors_without_network(targets, name):
@@ -158,21 +158,15 @@ def colors_without_network(targets, name):
 
 
 def default_rubric(truth, baselines):
-    """Points that begin at the best of the baselines' metrics. Of masks the report's FCN-32 gets 6 and its U-Net 10, of
-    labels its ResNet 10, where that is far enough from the baselines."""
+    """Points that begin at the best of the baselines' metrics, and go on by STEPS."""
     main = "colorfulness_credit" if truth.task == "colorization" else truth.metrics[0]
     start = min(max(metrics[main] for metrics in baselines), 0.99)
-
-    def beyond(share):  # so much of the way from the baseline to a perfect 1
-        return start + share * (1 - start)
-
-    if truth.task == "segmentation":
-        return {main: [[start, 0], [max(0.415, beyond(0.25)), 6], [max(0.512, beyond(0.375)), 10]]}
-    if truth.task == "classification":
-        return {main: [[start, 0], [max(0.92, beyond(0.75)), 10]]}
-    # The PSNR of grey images is higher than that of good colours, so it says nothing here.
-    nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
-    return {"delta_e": [[0.85 * nearest, 6], [nearest, 0]], main: [[start, 0], [beyond(0.75), 4]]}
+    steps = [[max(value, start + share * (1 - start)), points] for value, share, points in STEPS[truth.task]]
+    rubric = {main: [[start, 0], *steps]}
+    if truth.task == "colorization":  # the PSNR of grey images is higher than that of good colours: it says nothing
+        nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
+        rubric = {"delta_e": [[0.85 * nearest, 6], [nearest, 0]]} | rubric
+    return rubric
 
 
 def read_rubric(path, truth):
@@ -188,7 +182,7 @@ def read_rubric(path, truth):
             rubric[metric] = pairs.tolist()
         if not rubric:
             raise ValueError("no metric")
-    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         example = json.dumps({truth.metrics[0]: [[0.3, 0], [0.5, 10]]})
         raise InputError(f"--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like {example}: "
                          f"for any of {', '.join(truth.metrics)} pairs [value, points] with ascending values, nothing "

@@ -105,8 +105,8 @@ def test_archives_have_limits_too(tmp_path, truth):
                      "climbing.tar": tarred({"../escaped.csv": GOOD, "labels.csv": GOOD}, "w")})
     rows = grade("classification", truth, tmp_path / "out", sorted(tmp_path.glob("*.t*")))
     assert {name: row["status"] for name, row in rows.items()} == {
-        "bomb.tar.gz": "refused", "broken.tgz": "refused", "climbing.tar": "ok"}
-    assert "leads out" in rows["climbing.tar"]["problems"] and not (tmp_path / "escaped.csv").exists()
+        "bomb.tar.gz": "empty", "broken.tgz": "refused", "climbing.tar": "ok"}
+    assert not list(tmp_path.parent.rglob("escaped.csv"))
 
 
 def test_a_roster_without_ids_is_one_line(tmp_path, truth):
