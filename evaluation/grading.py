@@ -98,7 +98,6 @@ def write_tables(args, truth, grades, baselines, students):
         rows.append({"rank": results.index(result) + 1, "submission": name, "status": each["status"],
                      "reason": each["reason"], "points": round(each["points"], 3),
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
-                     **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{kind} {key}": value for key, value in zip(truth.classes, each["by class"])},
                      "given": each["given"], **{trouble: len(lines) for trouble, lines in each["troubles"].items()},
                      "void": round(each["void"], 6), "seconds": each.get("seconds", ""),

@@ -104,4 +104,4 @@ def _limit_memory(allowance):
 
 
 def is_out_of_memory(error):
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)  # a GPU's

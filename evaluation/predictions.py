@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 
 import numpy as np
-import torch
 from PIL import Image
 
 from data.images import nfc, printable, read_image, stop
@@ -110,11 +109,9 @@ def as_mask(image, truth):
         stop(f"it holds colours, and the classes have none; {advice}")
     mask, values = min(masks, key=lambda pair: np.count_nonzero(pair[0] == NO_CLASS))
     wrong = values[mask == NO_CLASS]
-    if not len(wrong):
-        return mask, None
     listed = ", ".join(str((value >> 16, value >> 8 & 255, value & 255)) if values.dtype == np.uint32 else f"{value:g}"
                        for value in np.unique(wrong)[:5].tolist())
-    return mask, f"{len(wrong)} pixels are of no class (values {listed}); {advice}"
+    return mask, f"{len(wrong)} pixels are of no class (values {listed}); {advice}" if len(wrong) else None
 
 
 def possible_masks(image, truth):
@@ -126,11 +123,10 @@ def possible_masks(image, truth):
         colors = np.asarray(image.convert("RGB"))
         if truth.raw.colors and image.mode != "P":
             yield look_up(colors, truth.raw)
-        grey = colors[..., 0]
         # A program may number colours as it likes: greys that tell a palette's indices apart are the ids.
-        distinct = image.mode != "P" or len(np.unique(grey)) == len(image.getcolors()) > 1
-        if distinct and (colors == grey[..., None]).all():
-            yield look_up_ids(grey, truth)
+        distinct = image.mode != "P" or len(np.unique(colors[..., 0])) == len(image.getcolors()) > 1
+        if distinct and (colors == colors[..., :1]).all():
+            yield look_up_ids(colors[..., 0], truth)
     if values.ndim == 2:
         yield look_up_ids(values, truth)
 
@@ -185,25 +181,13 @@ def read_table(file, read):
 
 
 def run_checkpoint(truth, path, device, dtype):
-    """Yield (index, prediction) of one of our checkpoints for every true image, at its own size.
-
-    Where the device fails, for want of its memory perhaps, the CPU goes on: that is not the student's fault.
-    """
+    """Yield (index, prediction) of one of our checkpoints for every true image, at its own size."""
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
-    done = 0
-    for place, kind in ((device, dtype), (torch.device("cpu"), torch.float32)):
-        try:
-            predictor = load_predictor(path, place, kind)
-            metadata = predictor.metadata
-            if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
-                stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
-            for image in truth.images[done:]:
-                prediction = predict(predictor, read_image(image, metadata.get("levels"), predictor.channels))
-                yield done, (truth.classes.index(prediction[0]) if truth.task == "classification" else
-                             np.array(prediction))
-                done += 1
-            return
-        except RuntimeError:
-            if place.type == "cpu":
-                raise
+    predictor = load_predictor(path, device, dtype)
+    metadata = predictor.metadata
+    if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
+        stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
+    for index, path in enumerate(truth.images):
+        prediction = predict(predictor, read_image(path, metadata.get("levels"), predictor.channels))
+        yield index, truth.classes.index(prediction[0]) if truth.task == "classification" else np.array(prediction)

@@ -3,9 +3,9 @@ import base64
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
-import os
 import time
 from functools import partial
 
@@ -42,19 +42,17 @@ def grade_job(truth, job):
 
 
 def predict(truth, name, source, place, troubles):
-    """Yield what grade_predictions takes. A run's folder may hold predictions; if not, its network is run."""
-    network, found = is_checkpoint(source), False
+    """The pairs that grade_predictions takes. A run's folder may hold predictions; if not, its network is run."""
     if not source:
-        yield from predict_baseline(truth, name)
-    elif not network or os.path.isdir(source):
-        read = read_labels if truth.task == "classification" else read_images
-        for pair in read(truth, list_files(source, troubles), troubles):
-            found = True
-            yield pair
-    if network and not found:
-        for lines in troubles.values():
-            lines.clear()  # a run's other files
-        yield from run_checkpoint(truth, source, *place)
+        return enumerate(predict_baseline(truth, name))
+    read = read_labels if truth.task == "classification" else read_images
+    pairs = read(truth, list_files(source, troubles), troubles)
+    first = list(itertools.islice(pairs, 1))
+    if first or not is_checkpoint(source):
+        return itertools.chain(first, pairs)
+    for lines in troubles.values():
+        lines.clear()  # a run's other files
+    return run_checkpoint(truth, source, *place)
 
 
 def grade_predictions(truth, predict, source):
@@ -81,18 +79,20 @@ def grade_predictions(truth, predict, source):
     except Exception as problem:  # whatever is wrong with one submission, the others are still to be graded
         error = problem
         troubles["refused"].append(say_why(problem, source))
-    rows = {index: row for index, (_, row, *_) in found.items()}
+    rows = np.stack([found[i][1] if i in found else truth.row(i, None) for i in range(len(truth.names))])
+    metrics, void = compute(rows.sum(0).astype(float)), 0.0
     troubles["missing"] += [printable(name) for i, name in enumerate(truth.names) if i not in seen]
-    scores, void = score_rows(truth, rows), 0.0
-    if truth.task == "segmentation" and rows:
-        _, true, predicted = sum(rows.values())[:3].sum(1)
+    if truth.task == "segmentation" and found:
+        _, true, predicted = sum(found[i][1] for i in found)[:3].sum(1)
         void = 1 - float(predicted / max(true, 1))
     digest = hashlib.sha256("".join(found[index][2] for index in sorted(found)).encode()).hexdigest()
-    return scores | {
+    return {
+        "metrics": {metric: float(metrics[metric]) for metric in truth.metrics},
+        "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())],
         "status": judge(truth, error, found, troubles), "reason": getattr(error, "limit", ""), "given": len(found),
         "void": void,  # the share of pixels that are left void or have an unknown class
         "troubles": troubles,
-        "digest": digest if scores["metrics"][main] else None,  # those of whom nothing is right are not "identical"
+        "digest": digest if metrics[main] else None,  # those of whom nothing is right are not "identical"
         "worst": [draw_worst(truth, *each) for each in worst if not found[each[1]][3]],
     }
 
@@ -105,17 +105,6 @@ def judge(truth, error, found, troubles):
         *((kind, troubles[kind] and not found) for kind in ("wrong size", "unreadable", "refused", "misnamed")),
         ("empty", not found), ("ambiguous", troubles["ambiguous"]), ("incomplete", len(found) < len(truth.names)),
         ("equal to the truth", equal), ("ok", True)) if holds)
-
-
-def score_rows(truth, rows):
-    """The metrics of the images' rows, by index, with the intervals of the bootstrap samples."""
-    compute = COMPUTE[truth.task]
-    rows = np.stack([rows[i] if i in rows else truth.row(i, None) for i in range(len(truth.names))]).astype(float)
-    metrics, resampled = compute(rows.sum(0)), compute(np.tensordot(truth.samples, rows, 1))
-    return {
-        "metrics": {metric: float(metrics[metric]) for metric in truth.metrics},
-        "intervals": {metric: np.percentile(resampled[metric], (2.5, 97.5)).tolist() for metric in truth.metrics},
-        "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())]}
 
 
 def draw_worst(truth, score, index, prediction):

@@ -18,7 +18,7 @@ from data.images import nfc, printable, read_image
 from data.masks import VOID, Classes, decode_mask, infer_classes, read_classes, scored_classes
 from evaluation import as_batch
 from evaluation.colorization import to_images
-from evaluation.counts import METRICS, ROW, bootstrap_samples, colorization_known
+from evaluation.counts import METRICS, ROW, colorization_known
 
 BASELINES = {"segmentation": ("nothing", "most frequent class", "usual layout"),
              "classification": ("nothing", "most frequent class"),
@@ -39,7 +39,6 @@ class Truth:
     classes: list
     colors: list
     index: dict  # finds an image by its name, its last part, or either in lower case, where that is unique
-    samples: np.ndarray  # (1000, N): how often each image is in each bootstrap sample, the same ones for everybody
     raw: Classes | None  # how masks are read
     known: list  # colorization's: counts.colorization_known of each image
     digest: str  # a hash of all that scores depend on, but for the submission
@@ -84,8 +83,7 @@ def open_truth(folder, task):
     digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
     for content in (*targets, *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))):
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
-    return Truth(task, shown, split.images, targets, classes, colors, index, bootstrap_samples(len(split)), raw, known,
-                 digest.hexdigest())
+    return Truth(task, shown, split.images, targets, classes, colors, index, raw, known, digest.hexdigest())
 
 
 def read_truth(folder, task):
@@ -118,15 +116,12 @@ def read_truth(folder, task):
 
 
 def predict_baseline(truth, name):
-    """Yield (index, prediction) of one of BASELINES for every true image: what somebody predicts who looks at none."""
+    """One of BASELINES: a prediction for every true image, or none, of somebody who looks at no image."""
     if name == "nothing":
-        return
+        return []
     if truth.task == "classification":
-        label = int(np.bincount(truth.targets).argmax())
-        yield from ((index, label) for index in range(len(truth.targets)))
-    else:
-        predict = masks_without_network if truth.task == "segmentation" else colors_without_network
-        yield from enumerate(predict(truth.targets, name))
+        return [int(np.bincount(truth.targets).argmax())] * len(truth.targets)
+    return (masks_without_network if truth.task == "segmentation" else colors_without_network)(truth.targets, name)
 
 
 def resize_mask(mask, size):
@@ -183,8 +178,7 @@ def read_rubric(path, truth):
         if not rubric:
             raise ValueError("no metric")
     except (AttributeError, TypeError, ValueError) as error:
-        example = json.dumps({truth.metrics[0]: [[0.3, 0], [0.5, 10]]})
-        raise InputError(f"--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like {example}: "
-                         f"for any of {', '.join(truth.metrics)} pairs [value, points] with ascending values, nothing "
-                         "negative, and shares as 0.5 and not in percent") from error
+        raise InputError(f'--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like '
+                         f'{{"{truth.metrics[0]}": [[0.3, 0], [0.5, 10]]}}: for any of {", ".join(truth.metrics)} pairs '
+                         "[value, points] with ascending values, nothing negative, and no percent") from error
     return rubric

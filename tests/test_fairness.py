@@ -216,7 +216,7 @@ def test_colours_that_need_no_network_get_no_points(tmp_path):
 
 
 @pytest.mark.parametrize("text, reason", [
-    ('{"miou": [[41.5, 6], [51.2, 10]]}', "miou is wrong; .* not in percent"),
+    ('{"miou": [[41.5, 6], [51.2, 10]]}', "miou is wrong; .* no percent"),
     ('{"miou": [[0, -1], [1, 5]]}', "miou is wrong; .* nothing negative"),
     ('{"miou": [0, 10]}', "miou is wrong; .* pairs"),
     ('{"miou": {"0": 10}}', "miou is wrong; .* pairs"), ('{"miou": [[0, "a"]]}', "miou is wrong; .* pairs"),

@@ -168,7 +168,7 @@ def test_the_page_of_the_class(course):
     assert alike["A"] == {"perfect", "all of it", "beside", "gif", "packed.zip", "palette", "rgb"}
     assert alike["B"] == {"noisy", "'=noisy <i>zwei \u00fc\u4e2d"} and groups["shifted"] == ""
     heads = page.partition("</thead>")[0]  # a button can be reached and pressed by the keyboard
-    assert heads.count("<th>") == heads.count("<th><button>") == 12
+    assert heads.count("<th>") == heads.count("<th><button>") == 10
     lines = [line for line in course["stdout"].splitlines() if re.match(r" *\d+ +\d+\.\d{3} ", line)]
     assert [line.split()[:2] for line in lines] == [[row["rank"], f"{float(row['points']):.3f}"]
                                                     for row in rows.values()]
@@ -181,8 +181,8 @@ def test_the_page_of_a_student(course, tmp_path):
     told = re.search(r"<strong>miou</strong>, the intersection .*: 0 points at (.*), 6 points at (.*), 10 points at "
                      r"(.*), linear in between", page)
     steps, cells = list(map(float, told.groups())), re.findall(r"<td>([^<]*)</td>", page)
-    low, high, trivial, points = map(float, cells[2:6])
-    assert cells[:2] == ["miou", f"{float(row['miou']):.3f}"] and low < float(cells[1]) < high
+    trivial, points = map(float, cells[2:4])
+    assert cells[:2] == ["miou", f"{float(row['miou']):.3f}"]
     assert trivial == steps[0] and points == float(row["points"])  # they begin at the best that needs no network
     assert points == pytest.approx(np.interp(float(row["miou"]), steps, [0, 6, 10]), abs=0.02)
     assert "rgb(200, 0, 0)" in page and page.count(">truth</div>") == 3
@@ -216,7 +216,6 @@ def test_scores_equal_torchmetrics_and_ours(course):
     assert ours == pytest.approx(iou.tolist(), abs=1e-5)
     accuracy = torchmetrics.Accuracy("multiclass", num_classes=k, ignore_index=VOID, average="micro")(p, t)
     assert float(row["pixel_accuracy"]) == pytest.approx(float(accuracy), abs=1e-5)
-    assert float(row["miou low"]) < float(row["miou"]) < float(row["miou high"])
     expected = np.interp(float(row["miou"]), [0, 0.415, 0.512], [0, 6, 10])
     assert float(row["points"]) == pytest.approx(expected, abs=2e-3)
 
