@@ -26,10 +26,8 @@ class Submission(NamedTuple):
 
 
 def find_submissions(paths):
-    """The submissions that the command line names. A bulk download, a folder or zip, is one for each student.
-
-    Beside other paths its students are called by its name, too: else one student's zip could pass for the others' work.
-    """
+    """The submissions that the command line names. A bulk download, a folder or zip, is one for each student; beside
+    other paths they are called by its name, too: else one student's zip could pass for the others' work."""
     places = [path for path in paths if os.path.isdir(path) or path.lower().endswith(".zip")]
     downloads = dict(run_each(list_download, places, LIMITS["time"], LIMITS["memory"], usable_cores()))
     bases, found = [os.path.basename(path) for path in paths], []
@@ -77,10 +75,8 @@ def split_download(path, names):
 
 
 def add_roster(path, submissions):
-    """Submissions with the columns of a roster, a CSV with name,id and any others, found by id, else by the name.
-
-    Whoever of the roster handed in nothing comes with source None. Raises InputError.
-    """
+    """Submissions with the columns of a roster, a CSV with name,id and any others, found by id, else by the name; with
+    source None whoever of it handed in nothing. Raises InputError."""
     left, students = list(submissions), []
     for line in read_csv(path):
         row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}

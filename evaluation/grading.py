@@ -92,10 +92,10 @@ def write_tables(args, truth, grades, baselines, students):
     times = Counter(grades[name]["digest"] for *_, name in order)
     alike = [digest for digest, count in times.items() if digest and count > 1]
     groups = {digest: string.ascii_uppercase[i % 26] * (i // 26 + 1) for i, digest in enumerate(alike)}
-    for result, (*_, name) in zip(results, order):
+    for *result, name in order:
         each = grades[name]
         text = "; ".join(f"{trouble}: {first_few(lines)}" for trouble, lines in each["troubles"].items() if lines)
-        rows.append({"rank": results.index(result) + 1, "submission": name, "status": each["status"],
+        rows.append({"rank": results.index(tuple(result)) + 1, "submission": name, "status": each["status"],
                      "reason": each["reason"], "points": round(each["points"], 3),
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
                      **{f"{kind} {key}": value for key, value in zip(truth.classes, each["by class"])},

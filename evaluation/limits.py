@@ -1,7 +1,5 @@
 """The one wall around files from strangers: a process for each submission, which may take only so much time and memory.
-
-What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission.
-"""
+What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission."""
 import json
 import sys
 import time
@@ -36,11 +34,8 @@ class Exceeded(InputError):
 
 
 def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
-    """Yield (job, function(job)) as they end: each in a process of its own, so many `processes` at a time.
-
-    function returns what JSON can hold. A job that takes more than its seconds or memory (bytes), or whose process
-    dies, has an Exceeded as its result.
-    """
+    """Yield (job, function(job)) as they end: each in a process of its own, so many `processes` at a time. A job that
+    takes more than its seconds or memory (bytes), or whose process dies, has an Exceeded as its result."""
     context, waiting, running = get_context(method), deque(jobs), {}
     try:
         while waiting or running:
@@ -99,8 +94,6 @@ def _limit_memory(allowance):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count what is only reserved
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # where memory is short all the same, the system ends this process first
 
 
 def is_out_of_memory(error):

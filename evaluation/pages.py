@@ -16,12 +16,9 @@ STYLE, SORT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("p
 def feedback_page(args, truth, baselines, name, grade):
     """What one student is sent: nothing in it tells of the others."""
     verdict = f"{grade['status']}: {grade['points']:.2f} of {truth.full_points:g} points"
-    metrics = []
-    for metric, value in grade["metrics"].items():
-        trivial = [each["metrics"][metric] for each in baselines.values()]
-        metrics.append({"metric": metric.replace("_", " "), "score": value, "best without a network":
-                        min(trivial) if metric == "delta_e" else max(trivial),
-                        "points": grade["points by metric"].get(metric)})
+    metrics = [{"metric": metric.replace("_", " "), "score": value, "best without a network":
+                (min if metric == "delta_e" else max)(each["metrics"][metric] for each in baselines.values()),
+                "points": grade["points by metric"].get(metric)} for metric, value in grade["metrics"].items()]
     by_class = [{"class": name, BY_CLASS[truth.task]: value} for name, value in zip(truth.classes, grade["by class"])]
     void = f"; {grade['void']:.1%} of the pixels are void or of no class, which is wrong" if grade["void"] else ""
     parts = [f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found{void}</p>",

@@ -30,10 +30,8 @@ INPUT = re.compile(r"(^|/)(image|img|input)s?/", re.I)
 
 
 def find_image(truth, name):
-    """The index of the true image that a file's name stands for, in whatever folder, or None.
-
-    The name as it is comes first, then without its suffix, then without what was added; each also in any case.
-    """
+    """The index of the true image that a file's name stands for, in whatever folder, or None: the name as it is comes
+    first, then without its suffix, then without what was added; each also in any case."""
     *folders, form = nfc(name).split("/")[-8:]
     forms = [form, os.path.splitext(form)[0]]
     while (form := ADDED.sub("", forms[-1], 1)) not in ("", forms[-1]):
@@ -100,8 +98,7 @@ def read_one(truth, index, name, read, troubles):
 
 
 def as_mask(image, truth):
-    """An image of ids or of the classes' colours -> class ids (H, W) uint8, NO_CLASS for all other values, and what is
-    wrong with it or None."""
+    """An image -> class ids (H, W) uint8, NO_CLASS for values of no class, and what is wrong with it or None."""
     ids = ", ".join(map(str, list(truth.raw.names)[:12]))
     advice = f"save the classes' ids ({ids}) as an 8-bit PNG; JPEG changes values"
     masks = list(possible_masks(image, truth))
@@ -115,8 +112,7 @@ def as_mask(image, truth):
 
 
 def possible_masks(image, truth):
-    """Yield (class ids, the values they were looked up for), (H, W) each, for all an image's values may be: colours
-    or ids, the likelier first."""
+    """Yield (class ids, the values they were looked up for), (H, W) each, for all an image's values may be."""
     image = by_palette(image, truth.raw.colors or (None if len(truth.classes) == 2 else {}))
     values = np.asarray(image)  # of a palette image the indices
     if image.mode == "P" or values.ndim == 3:
@@ -141,10 +137,8 @@ def look_up_ids(values, truth):
 
 
 def read_labels(truth, files, troubles):
-    """Yield (index, label) in the truth's order from the tables with columns name and label; -1: no class.
-
-    Labels are the classes' names, in any case, or their numbers, from 0 in the order of the names.
-    """
+    """Yield (index, label) in the truth's order from the tables with columns name and label; -1: no class. Labels are
+    the classes' names, in any case, or their numbers, from 0 in the order of the names."""
     labels, known = {}, {str(i): i for i in range(len(truth.classes))}
     known |= {nfc(name).casefold(): i for i, name in enumerate(truth.classes)}
     known |= {nfc(name): i for i, name in enumerate(truth.classes)}

@@ -25,8 +25,7 @@ from utils import colorize_mask
 def grade_job(truth, job):
     """Grade a folder, zip, table of labels, checkpoint or baseline; what has not changed has its grade of before.
 
-    job: a name, a source or None for the baseline of that name, the file that keeps the grade for the next call, and
-    device and dtype for a checkpoint.
+    job: a name, a source (None: the baseline of that name), the file that keeps the grade, a network's device and dtype.
     """
     name, source, record, *place = job
     torch.set_num_threads(1)  # the processes are as many as the cores
@@ -56,10 +55,8 @@ def predict(truth, name, source, place, troubles):
 
 
 def grade_predictions(truth, predict, source):
-    """Score the (index, prediction or None) pairs that predict(troubles) yields: a dict of all that the pages tell.
-
-    Of several predictions for one image the worst counts.
-    """
+    """Score the (index, prediction or None) pairs that predict(troubles) yields, of several for one image the worst:
+    a dict of all that the pages tell."""
     compute, main = COMPUTE[truth.task], METRICS[truth.task][0]
     found, seen, worst, error = {}, set(), [], None  # found: index -> (score, row, digest, equal to the truth)
     troubles = {trouble: [] for trouble in TROUBLES}
@@ -83,7 +80,7 @@ def grade_predictions(truth, predict, source):
     metrics, void = compute(rows.sum(0).astype(float)), 0.0
     troubles["missing"] += [printable(name) for i, name in enumerate(truth.names) if i not in seen]
     if truth.task == "segmentation" and found:
-        _, true, predicted = sum(found[i][1] for i in found)[:3].sum(1)
+        _, true, predicted = sum(row for _, row, *_ in found.values())[:3].sum(1)
         void = 1 - float(predicted / max(true, 1))
     digest = hashlib.sha256("".join(found[index][2] for index in sorted(found)).encode()).hexdigest()
     return {

@@ -34,11 +34,8 @@ def is_checkpoint(source):
 
 
 def say_why(error, source=""):
-    """What a student reads of an error: one sentence, without paths of this computer and without Python's words.
-
-    Raises the error again where memory is short: that ends a submission as a whole.
-    """
-    if is_out_of_memory(error):
+    """What a student reads of an error: one sentence, without paths of this computer and without Python's words."""
+    if is_out_of_memory(error):  # that ends a submission as a whole
         raise error
     if isinstance(error, InputError):
         folder = os.path.join(os.path.dirname(source), "") if isinstance(source, str) else ""
@@ -54,11 +51,8 @@ def content_digest(source):
     return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
-# ------------------------------------------ entries: (name, bytes, why it is refused or none, a function that reads it)
-
-
 def list_entries(source):
-    """The entries of a folder, zip or file.
+    """The entries of a folder, zip or file: (name, bytes, why it is refused or None, a function that reads it).
 
     A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...)).
     """

@@ -157,11 +157,11 @@ def default_rubric(truth, baselines):
     main = "colorfulness_credit" if truth.task == "colorization" else truth.metrics[0]
     start = min(max(metrics[main] for metrics in baselines), 0.99)
     steps = [[max(value, start + share * (1 - start)), points] for value, share, points in STEPS[truth.task]]
-    rubric = {main: [[start, 0], *steps]}
-    if truth.task == "colorization":  # the PSNR of grey images is higher than that of good colours: it says nothing
-        nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
-        rubric = {"delta_e": [[0.85 * nearest, 6], [nearest, 0]]} | rubric
-    return rubric
+    if truth.task != "colorization":
+        return {main: [[start, 0], *steps]}
+    # The PSNR of grey images is higher than that of good colours, so it says nothing here.
+    nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
+    return {"delta_e": [[0.85 * nearest, 6], [nearest, 0]], main: [[start, 0], *steps]}
 
 
 def read_rubric(path, truth):
@@ -170,15 +170,14 @@ def read_rubric(path, truth):
     try:
         for metric, steps in json.loads(Path(path).read_text("utf-8")).items():
             pairs = np.array(steps, float)
-            most = np.inf if metric in UNBOUNDED else 1
-            if not (metric in truth.metrics and pairs.shape[1:] == (2,) and np.isfinite(pairs).all()
-                    and pairs.min() >= 0 and pairs[:, 0].max() <= most and (np.diff(pairs[:, 0]) > 0).all()):
+            if not (metric in truth.metrics and pairs.shape[1:] == (2,) and 0 <= pairs.min() <= pairs.max() < np.inf
+                    and (metric in UNBOUNDED or pairs[:, 0].max() <= 1) and (np.diff(pairs[:, 0]) > 0).all()):
                 raise ValueError("no steps of one of the metrics")
             rubric[metric] = pairs.tolist()
         if not rubric:
             raise ValueError("no metric")
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f'--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like '
-                         f'{{"{truth.metrics[0]}": [[0.3, 0], [0.5, 10]]}}: for any of {", ".join(truth.metrics)} pairs '
-                         "[value, points] with ascending values, nothing negative, and no percent") from error
+        raise InputError(f"--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like "
+                         f'{{"{truth.metrics[0]}": [[0.3, 0], [0.5, 10]]}}: for any of {", ".join(truth.metrics)} '
+                         "pairs [value, points] with ascending values, nothing negative, and no percent") from error
     return rubric
