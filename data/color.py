@@ -15,7 +15,14 @@ WHITE = (0.95047, 1.0, 1.08883)
 
 def rgb_to_lab(rgb):
     """sRGB (B, 3, H, W) in [0, 1] to CIELAB (B, 3, H, W); differentiable, with finite gradients everywhere."""
-    linear = piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
+    return linear_to_lab(rgb_to_linear(rgb))
+
+
+def rgb_to_linear(rgb):
+    return piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
+
+
+def linear_to_lab(linear):
     xyz = [value / white for value, white in zip(matmul(XYZ_FROM_RGB, linear.unbind(1)), WHITE)]
     x, y, z = (piecewise(v, 0.008856, lambda v: v ** (1 / 3), lambda v: 7.787 * v + 16 / 116) for v in xyz)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)

@@ -25,7 +25,7 @@ from utils import colorize_mask
 def grade_job(truth, job):
     """Grade a folder, zip, table of labels, checkpoint or baseline; what has not changed has its grade of before.
 
-    job: a name, a source (None: the baseline of that name), the file that keeps the grade, a network's device and dtype.
+    job: a name, a source (None: the baseline of that name), the file that keeps the grade, a network's device, dtype.
     """
     name, source, record, *place = job
     torch.set_num_threads(1)  # the processes are as many as the cores
