@@ -69,8 +69,9 @@ def grade_baselines(truth, args, *place):
     truth.rubric = read_rubric(args.rubric, truth) if args.rubric else None
     names = BASELINES[truth.task]
     grades = dict(grade_all(truth, dict.fromkeys(names), *place))
-    for failed in (grade for grade in grades.values() if isinstance(grade, Exceeded)):
-        raise InputError(f"--truth {printable(args.truth)}: {failed}")
+    failed = [grade for grade in grades.values() if isinstance(grade, Exceeded)]
+    if failed:
+        raise InputError(f"--truth {printable(args.truth)}: {failed[0]}")
     truth.rubric = truth.rubric or default_rubric(truth, [grades[name]["metrics"] for name in names[1:]])
     return {name: give_points(truth, grades[name]) for name in names}
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import posixpath
 import stat
 import tarfile
 import zipfile
@@ -124,7 +125,7 @@ def list_files(source, troubles):
     files, number, total = {}, 0, 0
     for entry in list_entries(source):
         for name, size, reason, read in unpack(*entry):
-            name, number, total = name[: LIMITS["name"]], number + 1, total + size
+            name, number, total = posixpath.normpath(name[: LIMITS["name"]]), number + 1, total + size
             if number > LIMITS["files"]:
                 raise Exceeded("files", f"more than {LIMITS['files']:,} files")
             if total > LIMITS["bytes"]:
@@ -134,6 +135,6 @@ def list_files(source, troubles):
                 reason = f"larger than {LIMITS['file'] >> 20} MB (limit: file)"
             if reason:
                 troubles["refused"].append(f"{printable(name)}: {reason}")
-            elif not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+            elif not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):  # hidden, or ../
                 files[name] = read
     return files

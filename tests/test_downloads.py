@@ -36,7 +36,7 @@ def truth(tmp_path):
 
 MOODLE = {"Doe Jane_11_assignsubmission_file_/work.zip": packed({"deep/labels.csv": GOOD}),
           "Roe Rik_12_assignsubmission_file_/labels.csv": HALF,
-          "M\u00fcller Ann_13_assignsubmission_file_/work.tar.gz": tarred({"x/labels.csv": GOOD}),
+          "M\u00fcller Ann_13_assignsubmission_file_/work.tar.gz": tarred({"./x/labels.csv": GOOD}),
           "Poe Ed_14_assignsubmission_file_/work.7z": b"7z",
           "Poe Ed_14_assignsubmission_onlinetext_/onlinetext.html": b"see my file",
           "Deep Dee_15_assignsubmission_file_/a.zip": packed({"b.zip": packed({"c.zip": packed({"l.csv": GOOD})})})}
