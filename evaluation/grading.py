@@ -143,8 +143,7 @@ def find_students(args, truth):
     paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))
     for path in (truth, *paths):  # there the grades would be data, or a submission, at the next call
         if Path(args.out).resolve().is_relative_to(Path(path).resolve()):
-            raise InputError(f"--out {printable(args.out)} lies in {printable(path)}; give the grades a folder of "
-                             "their own")
+            raise InputError(f"--out {args.out} lies in {printable(path)}; give the grades a folder of their own")
     students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)

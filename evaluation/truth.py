@@ -16,9 +16,8 @@ from PIL import Image
 from data import InputError, color, folders
 from data.images import nfc, printable, read_image
 from data.masks import VOID, Classes, decode_mask, infer_classes, read_classes, scored_classes
-from evaluation import as_batch
 from evaluation.colorization import to_images
-from evaluation.counts import METRICS, ROW, colorization_known
+from evaluation.counts import METRICS, ROW, colorization_known, in_rgb_and_lab
 
 BASELINES = {"segmentation": ("nothing", "most frequent class", "usual layout"),
              "classification": ("nothing", "most frequent class"),
@@ -57,12 +56,6 @@ class Truth:
     def row(self, index, prediction):
         """The counts (counts.py) of a prediction, or None, for an image."""
         return ROW[self.task](self.targets[index], prediction, len(self.classes), self.known[index])
-
-    def equals(self, index, prediction):
-        """Whether a prediction is equal to the truth in all that counts."""
-        target = self.targets[index]
-        void = target == VOID if self.task == "segmentation" else False
-        return bool(np.all((prediction == target) | void))
 
 
 def open_truth(folder, task):
@@ -124,32 +117,30 @@ def predict_baseline(truth, name):
     return (masks_without_network if truth.task == "segmentation" else colors_without_network)(truth.targets, name)
 
 
-def resize_mask(mask, size):
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+def resize(values, size, how=Image.Resampling.NEAREST):
+    return np.asarray(Image.fromarray(values).resize(size[::-1], how))
 
 
 def masks_without_network(targets, name):
     """Yield masks of the most frequent class everywhere, or at each place of the one that is most frequent there."""
     size = [min(side, 256) for side in targets[0].shape]
-    small = np.stack([resize_mask(target, size) for target in targets])
+    small = np.stack([resize(target, size) for target in targets])
     votes = np.stack([(small == id).sum(0) for id in range(np.max(small, where=small != VOID, initial=0) + 1)])
     best = (votes if name == "usual layout" else votes.sum((1, 2), keepdims=True)).argmax(0).astype(np.uint8)
-    yield from (resize_mask(best, target.shape) for target in targets)
+    yield from (resize(best, target.shape) for target in targets)
 
 
 def colors_without_network(targets, name):
     """Yield the true lightness with grey, the mean colour of all truth, or the median colour at each place."""
-    def to_lab(target, size):
-        return color.rgb_to_lab(as_batch(Image.fromarray(target), size, "cpu"))
-
     ab = torch.zeros(1, 2, 1, 1)
     if name != "grey":
         size = [min(side, 64) for side in targets[0].shape[:2]]
-        ab = torch.cat([to_lab(target, size)[:, 1:] for target in targets])
+        small = [resize(target, size, Image.Resampling.BILINEAR) for target in targets]
+        ab = torch.cat([in_rgb_and_lab(image)[1][:, 1:] for image in small])
         ab = ab.median(0, keepdim=True).values if name == "usual layout" else ab.mean((0, 2, 3), keepdim=True)
     for target in targets:
         large = torch.nn.functional.interpolate(ab, target.shape[:2], mode="bilinear")
-        yield to_images(color.lab_to_rgb(torch.cat([to_lab(target, target.shape[:2])[:, :1], large], 1)))[0]
+        yield to_images(color.lab_to_rgb(torch.cat([in_rgb_and_lab(target)[1][:, :1], large], 1)))[0]
 
 
 def default_rubric(truth, baselines):
