@@ -167,6 +167,10 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch):
     assert [len(utils.read_csv(tmp_path / f"out/grades.{number}.csv")) for number in (1, 2)] == [2, 4]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.html")) == [
         "grades.1.html", "grades.2.html", "grades.html"]
+    written, write_tables = [], grading.write_tables
+    monkeypatch.setattr(grading, "write_tables", lambda *args: (written.append(1), write_tables(*args))[1])
+    grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
+    assert len(written) < len(submissions)  # every few seconds, and at the end
 
 
 def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch):
