@@ -15,7 +15,14 @@ WHITE = (0.95047, 1.0, 1.08883)
 
 def rgb_to_lab(rgb):
     """sRGB (B, 3, H, W) in [0, 1] to CIELAB (B, 3, H, W); differentiable, with finite gradients everywhere."""
-    linear = piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
+    return linear_to_lab(rgb_to_linear(rgb))
+
+
+def rgb_to_linear(rgb):
+    return piecewise(rgb.float(), 0.04045, lambda v: ((v + 0.055) / 1.055) ** 2.4, lambda v: v / 12.92)
+
+
+def linear_to_lab(linear):
     xyz = [value / white for value, white in zip(matmul(XYZ_FROM_RGB, linear.unbind(1)), WHITE)]
     x, y, z = (piecewise(v, 0.008856, lambda v: v ** (1 / 3), lambda v: 7.787 * v + 16 / 116) for v in xyz)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
@@ -36,9 +43,9 @@ def lab_to_rgb(lab):
 
 
 def piecewise(value, threshold, curve, line):
-    """`curve` above the threshold, `line` below. The curve never sees a value below it: where() would multiply the
-    infinite slope of a root there by zero, and the gradient would be NaN."""
-    return torch.where(value > threshold, curve(value.clamp(min=threshold)), line(value))
+    """`curve` above the threshold, `line` below. The curve never sees a value below it: the infinite slope of a root
+    there would be multiplied by zero, and the gradient would be NaN. On a CPU lerp takes a third of where's time."""
+    return torch.lerp(line(value), curve(value.clamp(min=threshold)), (value > threshold).float())
 
 
 def matmul(matrix, channels):
@@ -64,8 +71,9 @@ def ciede2000(lab1, lab2):
     c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
     h1, h2 = torch.atan2(b1, a1) % (2 * math.pi), torch.atan2(b2, a2) % (2 * math.pi)
     # Hues are compared along the shorter arc. The slack lets exact opposites count as unwrapped in spite of rounding.
-    far = (h2 - h1).abs() > math.pi + 1e-6
-    delta_hue = torch.where(far, h2 - h1 - 2 * math.pi * (h2 - h1).sign(), h2 - h1)
+    delta_hue = h2 - h1
+    far = (delta_hue.abs() > math.pi + 1e-6).float()
+    delta_hue = delta_hue - 2 * math.pi * far * delta_hue.sign()
     hue = ((h1 + h2) / 2 + math.pi * far) % (2 * math.pi)
     chroma = (c1 + c2) / 2
     offset = ((l1 + l2) / 2 - 50) ** 2

@@ -6,7 +6,7 @@ grading.py     a class's submissions (downloads.py), each scored (scoring.py) ag
 limits.py      processes with limits, in which all that strangers handed in is opened: submissions.py, predictions.py
 counts.py      rows of counts, from which the scores of any set of images follow
 reporting.py   the homework's report, made anew: report_template.md filled in; claims.py has the verdicts
-pages.py       the pages of the grades
+pages.py       the pages of the grades, with pages.css and pages.js
 """
 import numpy as np
 import torch

@@ -40,10 +40,10 @@ def to_images(rgb):
     return (255 * rgb).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def color_metrics(prediction, truth):
+def color_metrics(prediction, truth, *lab):
     """RGB (B, 3, H, W) float in [0, 1] -> psnr, ssim, delta_e (mean CIEDE2000), and the prediction's own colorfulness
-    and sharpness: a dict, (B,) each."""
-    difference = color.ciede2000(color.rgb_to_lab(prediction), color.rgb_to_lab(truth)).mean((1, 2))
+    and sharpness: a dict, (B,) each. lab: both in CIELAB, if that is known."""
+    difference = color.ciede2000(*(lab or map(color.rgb_to_lab, (prediction, truth)))).mean((1, 2))
     return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
             "delta_e": difference, "colorfulness": color.colorfulness(prediction),
             "sharpness": color.gradient_energy(prediction)}

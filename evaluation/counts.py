@@ -5,11 +5,9 @@ An image's prediction becomes a row of counts (*_row); the metrics follow from a
 """
 import numpy as np
 import torch
-from PIL import Image
 
 from data import color
 from data.masks import NO_CLASS
-from evaluation import as_batch
 from evaluation.colorization import color_metrics
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 
@@ -44,10 +42,18 @@ def classification_metrics(rows):
             "by class": np.where(true > 0, right / true.clip(1), np.nan)}
 
 
+LINEAR = color.rgb_to_linear(torch.arange(256) / 255).numpy()  # of each byte: to look it up takes a fifth of the time
+
+
+def in_rgb_and_lab(image):
+    """RGB (H, W, 3) uint8 -> (1, 3, H, W) float: in [0, 1], and in CIELAB."""
+    values, linear = (torch.tensor(each).permute(2, 0, 1)[None] for each in (image, LINEAR.take(image)))
+    return values / 255, color.linear_to_lab(linear)
+
+
 def colorization_known(truth):
     """RGB (H, W, 3) uint8 -> its colourfulness and sharpness, and the colour difference of its grey version."""
-    true = as_batch(Image.fromarray(truth), truth.shape[:2], "cpu")
-    lab = color.rgb_to_lab(true)
+    true, lab = in_rgb_and_lab(truth)
     difference = color.ciede2000(torch.cat([lab[:, :1], torch.zeros_like(lab[:, 1:])], 1), lab).mean()
     return [float(color.colorfulness(true)), float(color.gradient_energy(true)), float(difference)]
 
@@ -57,8 +63,8 @@ def colorization_row(truth, prediction, classes, known):
     its colourfulness. known: colorization_known of the truth."""
     own = [0, 0, 100, 0, 0]  # a missing image: the delta_e of black and white
     if prediction is not None:
-        true, image = (as_batch(Image.fromarray(each), truth.shape[:2], "cpu") for each in (truth, prediction))
-        own = [float(value) for value in color_metrics(image, true).values()]
+        (true, true_lab), (image, lab) = map(in_rgb_and_lab, (truth, prediction))
+        own = [float(value) for value in color_metrics(image, true, lab, true_lab).values()]
     colorful, sharp, grey_difference = known
     # Colours count where they are nearer to the true ones than grey is. The 1 is for truth that is itself grey.
     nearer = prediction is not None and own[2] <= grey_difference + 1e-3

@@ -1,9 +1,7 @@
 """Whose submission is what: the bulk downloads of Moodle and Canvas, and a roster of the class."""
-import csv
 import os
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 from data import InputError
@@ -11,6 +9,7 @@ from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
 from evaluation.submissions import list_entries
+from utils import read_csv
 
 # The names in a download. Canvas writes work-1.zip for the second attempt; the empty groups are what Moodle lacks.
 MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?/?"
@@ -27,10 +26,8 @@ class Submission(NamedTuple):
 
 
 def find_submissions(paths):
-    """The submissions that the command line names. A bulk download, a folder or zip, is one for each student.
-
-    Beside other paths its students are called by its name, too: else one student's zip could pass for the others' work.
-    """
+    """The submissions that the command line names. A bulk download, a folder or zip, is one for each student; beside
+    other paths they are called by its name, too: else one student's zip could pass for the others' work."""
     places = [path for path in paths if os.path.isdir(path) or path.lower().endswith(".zip")]
     downloads = dict(run_each(list_download, places, LIMITS["time"], LIMITS["memory"], usable_cores()))
     bases, found = [os.path.basename(path) for path in paths], []
@@ -78,25 +75,19 @@ def split_download(path, names):
 
 
 def add_roster(path, submissions):
-    """Submissions with the columns of a roster, a CSV with name,id and any others, found by id, else by the name.
-
-    Whoever of the roster handed in nothing comes with source None. Raises InputError.
-    """
-    try:
-        rows = [{(key or "").strip().lower(): value.strip() for key, value in row.items() if isinstance(value, str)}
-                for row in csv.DictReader(Path(path).read_text("utf-8-sig").splitlines())]
-    except UnicodeDecodeError:
-        rows = []
-    if not rows or not {"name", "id"} <= rows[0].keys():
-        raise InputError(f"--roster {printable(path)}: its first line must hold name,id; save it as a CSV in UTF-8")
+    """Submissions with the columns of a roster, a CSV with name,id and any others, found by id, else by the name; with
+    source None whoever of it handed in nothing. Raises InputError."""
     left, students = list(submissions), []
-    for row in rows:
+    for line in read_csv(path):
+        row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}
         name, id = row.get("name", ""), row.get("id", "")
         found = [each for each in left if id and each.cells.get("id") == id] or [
             each for each in left if same_name(os.path.splitext(each.name)[0], name)]
         each = found[0] if found else Submission(None, printable(f"{name} {id}"), {})
         left = [other for other in left if other is not each]
         students.append(each._replace(cells=each.cells | {f"roster {key}": value for key, value in row.items()}))
+    if not students or not {"roster name", "roster id"} <= students[0].cells.keys():
+        raise InputError(f"--roster {printable(path)}: its first line must hold name,id; save it as a CSV in UTF-8")
     return students + left
 
 

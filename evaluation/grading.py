@@ -12,7 +12,8 @@ import math
 import os
 import re
 import string
-from collections import defaultdict
+import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import InputError, cache
+from data import InputError
+from data.cache import START_METHOD, usable_cores
 from data.images import first_few, printable
 from data.scenes import write_scenes
 from evaluation.counts import BY_CLASS
 from evaluation.downloads import add_roster, find_submissions
-from evaluation.limits import LIMITS, run_each
+from evaluation.limits import LIMITS, Exceeded, run_each
 from evaluation.pages import feedback_page, grades_page
 from evaluation.scoring import grade_job
 from evaluation.submissions import is_checkpoint
@@ -35,30 +37,23 @@ from utils import write_atomically, write_csv
 
 
 def grade_all(truth, sources, out, device, dtype):
-    """Yield (name, grade), an Exceeded or None for the grade as of limits.run_each. sources: name -> source.
+    """Yield (name, grade, or the Exceeded of limits.run_each). sources: name -> source, None for a baseline.
 
     A forked process cannot use a GPU, so there a new one is started, and a GPU's memory has room for one.
     """
     jobs = [(name, source, out / "graded" / f"{plain_name(name)}{'' if source else '~'}.json", device, dtype)
             for name, source in sources.items()]
     networks = [job for job in jobs if is_checkpoint(job[1])]
-    files = [job for job in jobs if job not in networks]
     pixels = max(math.prod(np.shape(target)[:2]) for target in truth.targets)
-    memory = LIMITS["memory"] + LIMITS["memory a pixel"] * pixels
-    forked = cache.usable_cores(), cache.START_METHOD
-    for some_jobs, limit, how in ((files, "time an image", forked),
-                                  (networks, "time an image of a network",
-                                   forked if device.type == "cpu" else (1, "spawn"))):
+    memory, forked = LIMITS["memory"] + LIMITS["memory a pixel"] * pixels, (usable_cores(), START_METHOD)
+    for some_jobs, limit, how in (
+            ([job for job in jobs if job not in networks], "time an image", forked),
+            (networks, "time an image of a network", forked if device.type == "cpu" else (1, "spawn"))):
         seconds = LIMITS["time"] + len(truth.names) * LIMITS[limit]
         for (name, _, record, *_), grade in run_each(partial(grade_job, truth), some_jobs, seconds, memory, *how):
-            if isinstance(grade, dict):
+            if not isinstance(grade, Exceeded):
                 write_atomically(record, json.dumps(grade), durable=False)
             yield name, grade
-
-
-def unread(nothing, status, text, limit=""):
-    """The grade of a submission that was not read to its end. nothing: the grade of one without predictions."""
-    return nothing | {"status": status, "reason": limit, "troubles": nothing["troubles"] | {"refused": [text]}}
 
 
 def give_points(truth, grade):
@@ -74,8 +69,9 @@ def grade_baselines(truth, args, *place):
     truth.rubric = read_rubric(args.rubric, truth) if args.rubric else None
     names = BASELINES[truth.task]
     grades = dict(grade_all(truth, dict.fromkeys(names), *place))
-    if not all(isinstance(grade, dict) for grade in grades.values()):
-        raise InputError(f"--truth {printable(args.truth)}: this computer has too little time or memory to score it")
+    failed = [grade for grade in grades.values() if isinstance(grade, Exceeded)]
+    if failed:
+        raise InputError(f"--truth {printable(args.truth)}: {failed[0]}")
     truth.rubric = truth.rubric or default_rubric(truth, [grades[name]["metrics"] for name in names[1:]])
     return {name: give_points(truth, grades[name]) for name in names}
 
@@ -93,24 +89,21 @@ def write_tables(args, truth, grades, baselines, students):
     out, main, kind = Path(args.out), truth.metrics[0], BY_CLASS[truth.task]
     cells = {each.name: each.cells for each in students}
     order = sorted((-each["points"], -each["metrics"][main], name) for name, each in grades.items())
-    results, twins, rows = [result[:2] for result in order], defaultdict(list), []
-    for *_, name in order:
-        twins[grades[name]["digest"]].append(name)
-    alike = [digest for digest, names in twins.items() if digest and len(names) > 1]
+    results, rows = [result[:2] for result in order], []
+    times = Counter(grades[name]["digest"] for *_, name in order)
+    alike = [digest for digest, count in times.items() if digest and count > 1]
     groups = {digest: string.ascii_uppercase[i % 26] * (i // 26 + 1) for i, digest in enumerate(alike)}
-    for result, (*_, name) in zip(results, order):
+    for *result, name in order:
         each = grades[name]
-        twin = [other for other in twins[each["digest"]] if each["digest"] in groups and other != name]
         text = "; ".join(f"{trouble}: {first_few(lines)}" for trouble, lines in each["troubles"].items() if lines)
-        rows.append({"rank": results.index(result) + 1, "submission": name, "status": each["status"],
+        rows.append({"rank": results.index(tuple(result)) + 1, "submission": name, "status": each["status"],
                      "reason": each["reason"], "points": round(each["points"], 3),
                      **{key: round(value, 6) for key, value in each["metrics"].items()},
-                     **dict(zip((f"{main} low", f"{main} high"), each["intervals"][main])),
                      **{f"{kind} {key}": value for key, value in zip(truth.classes, each["by class"])},
                      "given": each["given"], **{trouble: len(lines) for trouble, lines in each["troubles"].items()},
                      "void": round(each["void"], 6), "seconds": each.get("seconds", ""),
-                     "group": groups.get(each["digest"], ""), "identical to": ", ".join(twin), "problems": text,
-                     "feedback": f"{plain_name(name)}.html", **cells[name]})
+                     "group": groups.get(each["digest"], ""), "problems": text, "feedback": f"{plain_name(name)}.html",
+                     **cells[name]})
     # A spreadsheet takes text for a formula that begins, in its row or after what it may split at, with these.
     quoted = [{key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
                for key, value in row.items()} for row in rows]
@@ -145,41 +138,51 @@ def put_aside(out, students):
         path.unlink()
 
 
-def grade(args):
-    """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
-    torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
-    place = Path(args.out), *setup(args)  # where to write, and to compute
-    out = place[0]
-    if args.truth == "scenes":  # the embedded data, as files
-        write_scenes(out / "scenes", args.task, ["test"])
-        args.truth = os.path.join(out, "scenes", "test")
-    truth = open_truth(args)
+def find_students(args, truth):
+    """The submissions on the command line, and who else is on the roster. Raises InputError."""
     paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))
-    for path in (args.truth, *paths):  # there the grades would be data, or a submission, at the next call
-        if out.resolve().is_relative_to(Path(path).resolve()):
-            raise InputError(f"--out {printable(out)} lies in {printable(path)}; give the grades a folder of their own")
+    for path in (truth, *paths):  # there the grades would be data, or a submission, at the next call
+        if Path(args.out).resolve().is_relative_to(Path(path).resolve()):
+            raise InputError(f"--out {args.out} lies in {printable(path)}; give the grades a folder of their own")
     students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)
     unknown = [each.name for each in students if each.source and not {"id", "roster id"} & each.cells.keys()]
     if args.system and unknown:  # and a zip among others that looks like a download gives nobody points
         raise InputError(f"--for {args.system}: {unknown[0]} has no id; grade downloads alone, or give a --roster")
-    for folder in ("feedback", "graded"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    return students
+
+
+def grade(args):
+    """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
+    torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
+    out, *_ = place = Path(args.out), *setup(args)  # where to write, and to compute
+    folder = args.truth
+    if folder == "scenes":  # the embedded data, as files
+        write_scenes(out / "scenes", args.task, ["test"])
+        folder = out / "scenes/test"
+    truth, students = open_truth(folder, args.task), find_students(args, folder)
+    for name in ("feedback", "graded"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     baselines = grade_baselines(truth, args, *place)
     nothing = baselines["nothing"]
-    absent = give_points(truth, unread(nothing, "not handed in", "nothing was handed in"))
+    absent = give_points(truth, nothing | {"status": "not handed in"})
     grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
     put_aside(out, students)
-    rows = write_tables(args, truth, grades, baselines, students)
-    for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
-        if not isinstance(each, dict):  # it exceeded a limit, or the system ended its process
-            text = str(each or "this computer ended its process, likely for want of memory; grade it again")
-            each = unread(nothing, "refused", text, getattr(each, "limit", "memory"))
-        grades[name] = give_points(truth, each)
-        page = feedback_page(args, truth, baselines, name, grades[name])
-        write_atomically(out / "feedback" / f"{plain_name(name)}.html", page, durable=False)
+    next_tables = 0  # seconds; with many submissions the tables take longer than to grade one
+    try:
+        for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
+            if isinstance(each, Exceeded):
+                troubles = nothing["troubles"] | {"refused": [str(each)]}
+                each = nothing | {"status": "refused", "reason": each.limit, "troubles": troubles}
+            grades[name] = give_points(truth, each)
+            page = feedback_page(args, truth, baselines, name, grades[name])
+            write_atomically(out / "feedback" / f"{plain_name(name)}.html", page, durable=False)
+            if time.monotonic() > next_tables:
+                write_tables(args, truth, grades, baselines, students)
+                next_tables = time.monotonic() + 3
+    finally:
         rows = write_tables(args, truth, grades, baselines, students)
     for row in rows:
         print("{rank:>4} {points:8.3f} {:8.4f}  {status:<18}  {submission}".format(row[truth.metrics[0]], **row))

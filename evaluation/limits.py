@@ -1,9 +1,6 @@
 """The one wall around files from strangers: a process for each submission, which may take only so much time and memory.
-
-What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission.
-"""
+What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission."""
 import json
-import signal
 import sys
 import time
 import warnings
@@ -24,10 +21,6 @@ LIMITS = {  # README.md shows the same table
     "bytes": 2 << 30,  # in all its files, unpacked
     "file": 64 << 20,  # bytes in one file, unpacked
     "archive": 512 << 20,  # bytes in an archive within a submission, unpacked once; at most two lie in one another
-    "ratio": 200,  # of a file's size to its packed size, for files above 1 MB
-    "rows": 10_000,  # of labels, and ten more for each true image
-    "columns": 1000,  # of labels
-    "work": 1000,  # GFLOPs of a checkpoint's network for one image
     "name": 300,  # characters; a longer name is cut
 }
 
@@ -41,11 +34,8 @@ class Exceeded(InputError):
 
 
 def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
-    """Yield (job, function(job)) as they end: each in a process of its own, so many `processes` at a time.
-
-    function returns what JSON can hold. A job that takes more than its seconds or memory (bytes) has an Exceeded as its
-    result. One that the system kills, likely for want of memory on this machine, has None.
-    """
+    """Yield (job, function(job)) as they end: each in a process of its own, so many `processes` at a time. A job that
+    takes more than its seconds or memory (bytes), or whose process dies, has an Exceeded as its result."""
     context, waiting, running = get_context(method), deque(jobs), {}
     try:
         while waiting or running:
@@ -60,8 +50,7 @@ def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
             late = [reader for reader, (*_, deadline) in running.items() if deadline <= time.monotonic()]
             for reader in ended or late:
                 process, job, _ = running.pop(reader)
-                result = (_receive(reader, process, memory) if ended else
-                          Exceeded("time", f"it took more than {seconds:.0f} seconds"))
+                result = _receive(reader) if ended else Exceeded("time", f"it took more than {seconds:.0f} seconds")
                 process.kill()
                 process.join()
                 yield job, result
@@ -77,23 +66,22 @@ def _work(writer, function, job, memory):
     _limit_memory(memory)
     warnings.simplefilter("ignore")  # what libraries think of a stranger's file is no news for a terminal
     try:
-        answer = [function(job)]
+        answer = {"result": function(job)}
     except (MemoryError, RuntimeError) as error:  # RuntimeError is torch's
         if not is_out_of_memory(error):
             raise
-        answer = []
+        answer = {"limit": "memory", "message": f"it needs more than {memory / (1 << 30):.1f} GB of memory"}
     writer.send_bytes(json.dumps(answer).encode())
 
 
-def _receive(reader, process, memory):
-    """The process's result, an Exceeded, or None where the system killed it."""
+def _receive(reader):
+    """The result that a process sends, or an Exceeded."""
     try:
         answer = json.loads(reader.recv_bytes(LIMITS["result"]))
-        return answer[0] if answer else Exceeded("memory", f"it needs more than {memory / (1 << 30):.1f} GB of memory")
+        return answer["result"] if "result" in answer else Exceeded(**answer)
     except EOFError:
-        process.join()
-        died = Exceeded("died", "the process that read it died: something in it is damaged, or made to do harm")
-        return None if process.exitcode == -getattr(signal, "SIGKILL", 9) else died
+        return Exceeded("died", "the process that read it died: something in it is damaged or made to do harm, or this "
+                                "computer is short of memory")
     except OSError:
         return Exceeded("result", "there is more to say of it than fits in a result")
 
@@ -106,9 +94,7 @@ def _limit_memory(allowance):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count what is only reserved
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # where memory is short all the same, the system ends this process first
 
 
 def is_out_of_memory(error):
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)  # a GPU's

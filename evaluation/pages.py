@@ -3,48 +3,22 @@
 A page needs nothing else, and is made for a phone, a screen or paper.
 """
 import html
+from pathlib import Path
 
 import numpy as np
 
 from evaluation.counts import BY_CLASS, MEANING
 from evaluation.submissions import TROUBLES
 
-STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1rem auto; padding: 0 1rem }
-h1, h2, li, figcaption { overflow-wrap: anywhere } .wide { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-td, th { padding: .3rem .6rem; border-bottom: 1px solid #8885; text-align: left; min-width: 3rem }
-td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; max-width: 10rem;
-  overflow-wrap: break-word }
-button { all: unset; cursor: pointer; text-decoration: underline dotted } button:focus-visible { outline: 2px solid }
-svg { max-width: 30rem; display: block } rect { fill: #47a } text { fill: currentColor; text-anchor: middle }
-figure { display: flex; flex-wrap: wrap; gap: .5rem; margin: .75rem 0 1.5rem } figcaption { width: 100% }
-figure div { width: 220px; max-width: calc(50% - .25rem) } img { width: 100%; display: block }
-span { border-left: 1em solid; padding: 0 .6rem 0 .3rem; outline: 1px solid #8885; white-space: nowrap }
-@media print { body { max-width: none; font-size: 10pt } .wide { overflow: visible }
-  button { display: contents } /* Chromium leaves buttons out of repeated headers */
-  td:first-child, th:first-child { position: static } figure div { width: 23% }
-  figure, tr { break-inside: avoid } h2 { break-after: avoid } }
-"""
-SORT = """
-document.querySelectorAll("th button").forEach(button => button.onclick = () => {
-  const th = button.parentNode, body = th.closest("table").tBodies[0], sign = button.value = -(button.value || -1);
-  const text = row => row.cells[th.cellIndex].textContent;
-  body.append(...[...body.rows].sort((a, b) => sign * text(a).localeCompare(text(b), "en", {numeric: true})));
-});
-"""
+STYLE, SORT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pages.css", "pages.js"))
 
 
 def feedback_page(args, truth, baselines, name, grade):
     """What one student is sent: nothing in it tells of the others."""
     verdict = f"{grade['status']}: {grade['points']:.2f} of {truth.full_points:g} points"
-    metrics = []
-    for metric, value in grade["metrics"].items():
-        (low, high), best = grade["intervals"][metric], min if metric == "delta_e" else max
-        metrics.append({"metric": metric.replace("_", " "), "score": value, "95% from": low, "to": high,
-                        "best without a network": best(each["metrics"][metric] for each in baselines.values()),
-                        "points": grade["points by metric"].get(metric)})
+    metrics = [{"metric": metric.replace("_", " "), "score": value, "best without a network":
+                (min if metric == "delta_e" else max)(each["metrics"][metric] for each in baselines.values()),
+                "points": grade["points by metric"].get(metric)} for metric, value in grade["metrics"].items()]
     by_class = [{"class": name, BY_CLASS[truth.task]: value} for name, value in zip(truth.classes, grade["by class"])]
     void = f"; {grade['void']:.1%} of the pixels are void or of no class, which is wrong" if grade["void"] else ""
     parts = [f"<p><strong>{verdict}</strong>; {grade['given']} of {len(truth.names)} predictions found{void}</p>",
@@ -61,22 +35,22 @@ def feedback_page(args, truth, baselines, name, grade):
 
 def grades_page(args, truth, rows, baselines):
     """The table of all submissions. Images and classes are on the students' own pages."""
-    main, shown = truth.metrics[0], []
-    columns = ("status", "points", *truth.metrics, f"{main} low", f"{main} high", "group")
+    shown = []
     for row in rows:
         name = row["submission"]
         link = name if row["status"] == "not handed in" else (name, f"feedback/{row['feedback']}")
         wrong = ", ".join(f"{row[trouble]} {trouble}" for trouble in TROUBLES if row[trouble])
-        shown.append({"submission": link, "rank": row["rank"], **{key: row[key] for key in columns}, "wrong": wrong})
+        columns = {key: row[key] for key in ("rank", "status", "points", *truth.metrics, "group")}
+        shown.append({"submission": link} | columns | {"wrong": wrong})
     trivial = [{"baseline": name, "points": grade["points"], **grade["metrics"]} for name, grade in baselines.items()]
     points = [row["points"] for row in rows if row["status"] != "not handed in"] or [0]
     return page(f"Grades: {args.title or truth.task}",
                 f"<p>{len(rows)} submissions, {len(truth.names)} images, {truth.full_points:g} points at most; mean of "
                 f"those handed in {np.mean(points):.2f} points, median {np.median(points):.2f}.</p>",
                 histogram(points, truth.full_points),
-                "<p>95% of 1000 bootstrap samples of the images lie between low and high. Predictions of one group are "
-                "equal to the pixel. Click a header to sort.</p>", *explain_points(truth),
-                table(shown, sortable=True), "<h2>What needs no network would score</h2>", table(trivial),
+                "<p>Predictions of one group are equal to the pixel. Click a header to sort.</p>",
+                *explain_points(truth), table(shown, sortable=True),
+                "<h2>What needs no network would score</h2>", table(trivial),
                 f"<script>{SORT}</script>")
 
 

@@ -4,7 +4,6 @@
 """
 import csv
 import io
-import itertools
 import os
 import re
 from collections import defaultdict
@@ -17,26 +16,23 @@ from data.images import nfc, printable, read_image, stop
 from data.masks import NO_CLASS, by_palette, look_up
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
-from evaluation.limits import LIMITS, Exceeded
+from evaluation.limits import LIMITS
 from evaluation.segmentation import predict_segmentation
 from evaluation.submissions import say_why
-from models import count_gflops
 from training.checkpoint import load_predictor
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.I)
 # What programs, systems and people add to a name.
-ADDED = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$|[_-](pred|prediction|mask|label|gt|l)$"
-                   r"|^(pred|prediction|mask)[_-]| ?\(\d+\)$| (- )?copy$", re.I)
+ADDED = re.compile(rf"{SUFFIX.pattern}|[_-](pred|prediction|mask|label|gt|l)$|^(pred|prediction|mask)[_-]"
+                   r"| ?\(\d+\)$| (- )?copy$", re.I)
 PREDICTED = re.compile(r"(^|[_/-])(pred|prediction|mask)([_-][^/]*)?\.[^/.]*$", re.I)
 INPUT = re.compile(r"(^|/)(image|img|input)s?/", re.I)
 
 
 def find_image(truth, name):
-    """The index of the true image that a file's name stands for, in whatever folder, or None.
-
-    The name as it is comes first, then without its suffix, then without what was added; each also in any case.
-    """
+    """The index of the true image that a file's name stands for, in whatever folder, or None: the name as it is comes
+    first, then without its suffix, then without what was added; each also in any case."""
     *folders, form = nfc(name).split("/")[-8:]
     forms = [form, os.path.splitext(form)[0]]
     while (form := ADDED.sub("", forms[-1], 1)) not in ("", forms[-1]):
@@ -47,47 +43,41 @@ def find_image(truth, name):
 
 def match_files(truth, files, troubles):
     """Index -> names of the files that may hold its prediction; the others become lines of troubles."""
-    candidates, extra = defaultdict(list), []
+    candidates = defaultdict(list)
     for name in sorted(files):
-        stem, suffix = os.path.splitext(name)
-        index = find_image(truth, name) if suffix.lower() in SUFFIXES else None
+        index = find_image(truth, name) if SUFFIX.search(name) else None
         if index is not None:
             candidates[index].append(name)
-        elif not stem.endswith("_overlay"):  # predict's, to look at
-            extra.append(name)
-    absent = [name for i, name in enumerate(truth.names) if i not in candidates]
-    for name in extra:
-        plain = nfc(name).casefold()
-        meant = max((other for other in absent if other.casefold() in plain), key=len, default=None)
-        hint = f": meant for {printable(meant)}?" if meant else ""
-        troubles["misnamed" if meant else "extra"].append(printable(name) + hint)
+        elif not SUFFIX.sub("", name).endswith("_overlay"):  # predict's, to look at
+            plain = nfc(name).casefold()
+            meant = max((other for other in truth.names if other.casefold() in plain), key=len, default=None)
+            hint = f": meant for {printable(meant)}?" if meant else ""
+            troubles["misnamed" if meant else "extra"].append(printable(name) + hint)
     return candidates
-
-
-def rank_file(name):
-    """Of several files for one image those are tried last that may be the data's own images."""
-    return bool(INPUT.search(name)), name.lower().endswith((".jpg", ".jpeg")), not PREDICTED.search(name)
 
 
 def read_images(truth, files, troubles):
     """Yield (index, mask or colour image) in the truth's order; (index, None) where no file of an image can be used.
 
-    Of several files those count that hold only known classes, and of these the likeliest. Where such files differ, each
-    is yielded: the worst is to count.
+    Of several files those count that hold only known classes, and of these the ones least likely to be the data's own
+    images. Where such files differ, each is yielded: the worst is to count.
     """
     for index, names in sorted(match_files(truth, files, troubles).items()):
-        read = {name: read_one(truth, index, name, files[name], troubles) for name in names}
-        ranks = {name: (bool(read[name][1]), rank_file(name)) for name in names if read[name]}
-        first = min(ranks.values(), default=None)
-        best = [name for name, rank in ranks.items() if rank == first]
-        chosen = sorted({read[name][0].tobytes(): name for name in reversed(best)}.values())  # of equal ones the first
-        troubles["extra"] += [f"{printable(name)}: {printable(best[0])} was taken for that image"
-                              for name in ranks if name not in best]
+        found = defaultdict(list)  # rank -> files, of which the lowest rank counts
+        for name in names:
+            if read := read_one(truth, index, name, files[name], troubles):
+                rank = (bool(read[1]), bool(INPUT.search(name)), name.lower().endswith((".jpg", ".jpeg")),
+                        not PREDICTED.search(name))
+                found[rank].append((name, *read))
+        best = found.pop(min(found)) if found else []
+        chosen = {each[1].tobytes(): each for each in reversed(best)}.values()  # of equal ones the first
+        troubles["extra"] += [f"{printable(name)}: {printable(best[0][0])} was taken for that image"
+                              for others in found.values() for name, *_ in others]
         if len(chosen) > 1:
-            troubles["ambiguous"].append(f"{' and '.join(map(printable, chosen))} differ, and each may be for "
-                                         f"{printable(truth.names[index])}; the worst counts")
-        for name in chosen:
-            prediction, wrong = read[name]
+            shown = " and ".join(sorted(printable(name) for name, *_ in chosen))
+            troubles["ambiguous"].append(f"{shown} differ, and each may be for {printable(truth.names[index])}; the "
+                                         "worst counts")
+        for name, prediction, wrong in chosen:
             if wrong:
                 troubles["out of range"].append(f"{printable(name)}: {wrong}")
             yield index, prediction
@@ -109,8 +99,7 @@ def read_one(truth, index, name, read, troubles):
 
 
 def as_mask(image, truth):
-    """An image of ids or of the classes' colours -> class ids (H, W) uint8, NO_CLASS for all other values, and what is
-    wrong with it or None."""
+    """An image -> class ids (H, W) uint8, NO_CLASS for values of no class, and what is wrong with it or None."""
     ids = ", ".join(map(str, list(truth.raw.names)[:12]))
     advice = f"save the classes' ids ({ids}) as an 8-bit PNG; JPEG changes values"
     masks = list(possible_masks(image, truth))
@@ -118,27 +107,23 @@ def as_mask(image, truth):
         stop(f"it holds colours, and the classes have none; {advice}")
     mask, values = min(masks, key=lambda pair: np.count_nonzero(pair[0] == NO_CLASS))
     wrong = values[mask == NO_CLASS]
-    if not len(wrong):
-        return mask, None
     listed = ", ".join(str((value >> 16, value >> 8 & 255, value & 255)) if values.dtype == np.uint32 else f"{value:g}"
                        for value in np.unique(wrong)[:5].tolist())
-    return mask, f"{len(wrong)} pixels are of no class (values {listed}); {advice}"
+    return mask, f"{len(wrong)} pixels are of no class (values {listed}); {advice}" if len(wrong) else None
 
 
 def possible_masks(image, truth):
-    """Yield (class ids, the values they were looked up for), (H, W) each, for all an image's values may be: colours
-    or ids, the likelier first."""
+    """Yield (class ids, the values they were looked up for), (H, W) each, for all an image's values may be."""
     image = by_palette(image, truth.raw.colors or (None if len(truth.classes) == 2 else {}))
     values = np.asarray(image)  # of a palette image the indices
     if image.mode == "P" or values.ndim == 3:
         colors = np.asarray(image.convert("RGB"))
         if truth.raw.colors and image.mode != "P":
             yield look_up(colors, truth.raw)
-        grey = colors[..., 0]
         # A program may number colours as it likes: greys that tell a palette's indices apart are the ids.
-        distinct = image.mode != "P" or len(np.unique(grey)) == len(image.getcolors()) > 1
-        if distinct and (colors == grey[..., None]).all():
-            yield look_up_ids(grey, truth)
+        distinct = image.mode != "P" or len(np.unique(colors[..., 0])) == len(image.getcolors()) > 1
+        if distinct and (colors == colors[..., :1]).all():
+            yield look_up_ids(colors[..., 0], truth)
     if values.ndim == 2:
         yield look_up_ids(values, truth)
 
@@ -153,24 +138,17 @@ def look_up_ids(values, truth):
 
 
 def read_labels(truth, files, troubles):
-    """Yield (index, label) in the truth's order from the tables with columns name and label; -1: no class.
-
-    Labels are the classes' names, in any case, or their numbers, from 0 in the order of the names.
-    """
-    labels, most = {}, 10 * len(truth.names) + LIMITS["rows"]
-    known = {str(i): i for i in range(len(truth.classes))}
+    """Yield (index, label) in the truth's order from the tables with columns name and label; -1: no class. Labels are
+    the classes' names, in any case, or their numbers, from 0 in the order of the names."""
+    labels, known = {}, {str(i): i for i in range(len(truth.classes))}
     known |= {nfc(name).casefold(): i for i, name in enumerate(truth.classes)}
     known |= {nfc(name): i for i, name in enumerate(truth.classes)}
     for file in sorted(files):
         try:
-            rows = list(itertools.islice(read_table(file, files[file]), most + 1))
+            rows = list(read_table(file, files[file]))
         except Exception as error:  # on malformed files zipfile and csv raise nearly anything
-            kind = "refused" if isinstance(error, Exceeded) else "extra"
-            troubles[kind].append(f"{printable(file)}: {say_why(error)}")
+            troubles["extra"].append(f"{printable(file)}: {say_why(error)}")
             continue
-        most -= len(rows)
-        if most < 0:
-            raise Exceeded("rows", "far more rows than images")
         for name, label in rows:
             index = find_image(truth, name)
             if index is None or index in labels:
@@ -187,14 +165,8 @@ def read_table(file, read):
     """Yield (name, label) of each row of a table whose first line has these columns. Raises InputError."""
     if not file.lower().endswith((".csv", ".tsv", ".txt")):
         stop("no table of labels")
-    lines = io.StringIO(read().decode("utf-8-sig", errors="replace"), newline=None)
-    head = lines.readline(1 << 16)
-    lines.seek(0)
-    csv.field_size_limit(1 << 16)
-    delimiter = max(",;\t", key=head.count)
-    if head.count(delimiter) > LIMITS["columns"] or head[-1:] != "\n" and len(head) == 1 << 16:
-        raise Exceeded("columns", f"more than {LIMITS['columns']:,} columns, or a first line without end")
-    table = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, restval="")
+    lines = read().decode("utf-8-sig", errors="replace").splitlines() or [""]
+    table = csv.DictReader(lines, delimiter=max(",;\t", key=lines[0].count), skipinitialspace=True, restval="")
     table.fieldnames = [column.strip().lower() for column in table.fieldnames or ()]
     if not {"name", "label"} <= set(table.fieldnames):
         stop("its first line does not say name,label")
@@ -206,7 +178,7 @@ def read_table(file, read):
 def run_checkpoint(truth, path, device, dtype):
     """Yield (index, prediction) of one of our checkpoints for every true image, at its own size.
 
-    Where the device fails, for want of its memory perhaps, the CPU goes on: that is not the student's fault.
+    Where a GPU fails, for want of its memory perhaps, the CPU goes on: that is not the student's fault.
     """
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
@@ -217,13 +189,10 @@ def run_checkpoint(truth, path, device, dtype):
             metadata = predictor.metadata
             if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
                 stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
-            work = count_gflops(metadata["network"], metadata["size"])
-            if work > LIMITS["work"]:
-                raise Exceeded("work", f"its network takes {work:.0f} GFLOPs for one image")
             for image in truth.images[done:]:
                 prediction = predict(predictor, read_image(image, metadata.get("levels"), predictor.channels))
-                yield done, (truth.classes.index(prediction[0]) if truth.task == "classification" else
-                             np.array(prediction))
+                label = truth.task == "classification"
+                yield done, truth.classes.index(prediction[0]) if label else np.array(prediction)
                 done += 1
             return
         except RuntimeError:

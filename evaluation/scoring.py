@@ -3,10 +3,11 @@ import base64
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
-import os
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,117 +25,100 @@ from utils import colorize_mask
 def grade_job(truth, job):
     """Grade a folder, zip, table of labels, checkpoint or baseline; what has not changed has its grade of before.
 
-    job: a name, a source or None for the baseline of that name, the file that keeps the grade for the next call, and
-    device and dtype for a checkpoint.
+    job: a name, a source (None: the baseline of that name), the file that keeps the grade, a network's device, dtype.
     """
-    name, source, record, device, dtype = job
+    name, source, record, *place = job
     torch.set_num_threads(1)  # the processes are as many as the cores
-    started = time.monotonic()
-    digest = content_digest(source) if source else name
-    content = digest and f"{truth.digest} {digest}"
-    with contextlib.suppress(OSError, ValueError):
+    torch.empty(31 << 20, dtype=torch.uint8)  # once freed, glibc keeps memory for the next image: a tenth less time
+    started, content = time.monotonic(), None
+    with contextlib.suppress(Exception):  # whatever is wrong will be said below
+        content = f"{truth.digest} {content_digest(source) if source else name}"
         before = json.loads(record.read_text("utf-8"))
-        if content and content == before["content"]:
+        if content == before["content"]:
             return before
-
-    def predict(troubles):
-        network, found = is_checkpoint(source), False
-        if not source:
-            yield from predict_baseline(truth, name)
-        elif not network or os.path.isdir(source):
-            read = read_labels if truth.task == "classification" else read_images
-            for pair in read(truth, list_files(source, troubles), troubles):
-                found = True
-                yield pair
-        if network and not found:
-            for lines in troubles.values():
-                lines.clear()  # a run's other files
-            yield from run_checkpoint(truth, source, device, dtype)
-
-    grade = grade_predictions(truth, predict, source)
+    grade = grade_predictions(truth, partial(predict, truth, name, source, place), source)
     return grade | {"content": content, "seconds": round(time.monotonic() - started, 2)}
 
 
-def grade_predictions(truth, predict, source):
-    """Score the (index, prediction or None) pairs that predict(troubles) yields: a dict of all that the pages tell.
+def predict(truth, name, source, place, troubles):
+    """The pairs that grade_predictions takes. A run's folder may hold predictions; if not, its network is run."""
+    if not source:
+        return enumerate(predict_baseline(truth, name))
+    read = read_labels if truth.task == "classification" else read_images
+    pairs = read(truth, list_files(source, troubles), troubles)
+    first = list(itertools.islice(pairs, 1))
+    if first or not is_checkpoint(source):
+        return itertools.chain(first, pairs)
+    for lines in troubles.values():
+        lines.clear()  # a run's other files
+    return run_checkpoint(truth, source, *place)
 
-    Of several predictions for one image the worst counts.
-    """
+
+def grade_predictions(truth, predict, source):
+    """Score the (index, prediction or None) pairs that predict(troubles) yields, of several for one image the worst:
+    a dict of all that the pages tell."""
     compute, main = COMPUTE[truth.task], METRICS[truth.task][0]
-    found, unused, worst, error = {}, set(), [], None  # found: index -> (score, row, digest, equal to the truth)
+    found, seen, worst, error = {}, set(), [], None  # found: index -> (score, row, digest, equal to the truth)
     troubles = {trouble: [] for trouble in TROUBLES}
     try:
         for index, prediction in predict(troubles):
+            seen.add(index)
             if prediction is None:
-                unused.add(index)
                 continue
             row = truth.row(index, prediction)
             score = float(compute(row)[main])
             if index in found and found[index][0] <= score:
                 continue
             digest = hashlib.sha256(b"%d:" % index + np.ascontiguousarray(prediction).tobytes()).hexdigest()
-            found[index] = score, row, digest, truth.equals(index, prediction)
+            void = truth.task == "segmentation" and truth.targets[index] == VOID
+            found[index] = score, row, digest, np.all((prediction == truth.targets[index]) | void)
             worst = [each for each in worst if each[1] != index] + [(score, index, prediction)]
             worst = sorted(worst, key=lambda each: each[:2])[:3]
     except Exception as problem:  # whatever is wrong with one submission, the others are still to be graded
         error = problem
         troubles["refused"].append(say_why(problem, source))
-    rows = {index: row for index, (_, row, *_) in found.items()}
-    troubles["missing"] += [printable(name) for i, name in enumerate(truth.names) if i not in found and i not in unused]
-    scores, void = score_rows(truth, rows), 0.0
-    if truth.task == "segmentation" and rows:
-        _, true, predicted = sum(rows.values())[:3].sum(1)
+    rows = np.stack([found[i][1] if i in found else truth.row(i, None) for i in range(len(truth.names))])
+    metrics, void = compute(rows.sum(0).astype(float)), 0.0
+    troubles["missing"] += [printable(name) for i, name in enumerate(truth.names) if i not in seen]
+    if truth.task == "segmentation" and found:
+        _, true, predicted = sum(row for _, row, *_ in found.values())[:3].sum(1)
         void = 1 - float(predicted / max(true, 1))
     digest = hashlib.sha256("".join(found[index][2] for index in sorted(found)).encode()).hexdigest()
-    return scores | {
+    return {
+        "metrics": {metric: float(metrics[metric]) for metric in truth.metrics},
+        "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())],
         "status": judge(truth, error, found, troubles), "reason": getattr(error, "limit", ""), "given": len(found),
         "void": void,  # the share of pixels that are left void or have an unknown class
         "troubles": troubles,
-        "digest": digest if scores["metrics"][main] else None,  # those of whom nothing is right are not "identical"
+        "digest": digest if metrics[main] else None,  # those of whom nothing is right are not "identical"
         "worst": [draw_worst(truth, *each) for each in worst if not found[each[1]][3]],
     }
 
 
 def judge(truth, error, found, troubles):
-    """A submission's status."""
-    if error:
-        return "refused"
-    if not found:  # empty is only what is empty
-        return next((kind for kind in ("wrong size", "unreadable", "refused", "misnamed") if troubles[kind]), "empty")
-    if troubles["ambiguous"]:
-        return "ambiguous"
-    if len(found) < len(truth.names):
-        return "incomplete"
+    """A submission's status: the first that holds."""
     equal = truth.task != "classification" and all(equal for *_, equal in found.values())
-    return "equal to the truth" if equal else "ok"
-
-
-def score_rows(truth, rows):
-    """The metrics of the images' rows, by index, with the intervals of the bootstrap samples."""
-    compute = COMPUTE[truth.task]
-    rows = np.stack([rows[i] if i in rows else truth.row(i, None) for i in range(len(truth.names))]).astype(float)
-    metrics, resampled = compute(rows.sum(0)), compute(np.tensordot(truth.samples, rows, 1))
-    return {
-        "metrics": {metric: float(metrics[metric]) for metric in truth.metrics},
-        "intervals": {metric: np.percentile(resampled[metric], (2.5, 97.5)).tolist() for metric in truth.metrics},
-        "by class": [None if math.isnan(value) else float(value) for value in metrics.get("by class", ())]}
+    return next(status for status, holds in (
+        ("refused", error),
+        *((kind, troubles[kind] and not found) for kind in ("wrong size", "unreadable", "refused", "misnamed")),
+        ("empty", not found), ("ambiguous", troubles["ambiguous"]), ("incomplete", len(found) < len(truth.names)),
+        ("equal to the truth", equal), ("ok", True)) if holds)
 
 
 def draw_worst(truth, score, index, prediction):
     """(caption, {"input", "truth", "prediction", "errors in red": data URI of an image})"""
-    target, result = truth.targets[index], f"{METRICS[truth.task][0]} {score:.3f}"
-    photo = read_image(truth.images[index])
+    target, photo = truth.targets[index], read_image(truth.images[index])
+    result = f"{METRICS[truth.task][0]} {score:.3f}"
     size, images = (220, max(1, min(440, 220 * photo.height // photo.width))), {"input": photo}
     if truth.task == "classification":
-        guess = truth.classes[prediction] if prediction >= 0 else "no class"
-        result = f"{guess}, is {truth.classes[target]}"
-    elif truth.task == "segmentation":
-        errors = ((prediction != target) & (target != VOID)).astype(np.uint8) * 255
-        target, prediction = (colorize_mask(mask, truth.colors) for mask in (target, prediction))
+        result = f"{truth.classes[prediction] if prediction >= 0 else 'no class'}, is {truth.classes[target]}"
     else:
-        images = {"input": photo.convert("L")}
-        errors = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # a quarter is wholly wrong
-    if truth.task != "classification":
+        if truth.task == "segmentation":
+            errors = ((prediction != target) & (target != VOID)) * np.uint8(255)
+            target, prediction = (colorize_mask(mask, truth.colors) for mask in (target, prediction))
+        else:
+            images = {"input": photo.convert("L")}
+            errors = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # a quarter is wholly wrong
         red_on_white = np.stack([np.full_like(errors, 255), 255 - errors, 255 - errors], 2).astype(np.uint8)
         images |= {kind: Image.fromarray(values) for kind, values in (
             ("truth", target), ("prediction", prediction), ("errors in red", red_on_white))}

@@ -6,8 +6,8 @@ to `troubles`, which has a list of lines for each of TROUBLES.
 import gzip
 import hashlib
 import io
-import itertools
 import os
+import posixpath
 import stat
 import tarfile
 import zipfile
@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 
 from data import InputError
-from data.images import printable, stop
+from data.images import printable
 from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
 
 TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size", "unreadable", "out of range",
             "refused")
 NOT_PLAIN = "not a plain file but a link or a device; hand in the file itself"
-WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin")
 REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack the files as a .zip") | dict.fromkeys(
-    WEIGHTS, "your own network's file cannot be run, only its predictions are graded")
+    (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin"),
+    "your own network's file cannot be run, only its predictions are graded")
 
 
 def is_checkpoint(source):
@@ -35,40 +35,25 @@ def is_checkpoint(source):
 
 
 def say_why(error, source=""):
-    """What a student reads of an error: one sentence, without paths of this computer and without Python's words.
-
-    Raises the error again where memory is short: that ends a submission as a whole.
-    """
-    if is_out_of_memory(error):
+    """What a student reads of an error: one sentence, without paths of this computer and without Python's words."""
+    if is_out_of_memory(error):  # that ends a submission as a whole
         raise error
     if isinstance(error, InputError):
         folder = os.path.join(os.path.dirname(source), "") if isinstance(source, str) else ""
         return printable(str(error).replace(folder, ""))
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"it cannot be opened: {error.strerror}"
-    return "damaged, or not what its name says; write it anew"
+    return "it cannot be opened, is damaged, or is not what its name says; write it anew"
 
 
 def content_digest(source):
-    """A hash of a submission's content, or None where that cannot be read or is too large."""
-    digest = hashlib.sha256()
-    try:
-        whole = isinstance(source, str) and not os.path.isdir(source)  # a zip need not be unpacked for this
-        entries = [plain_entry(source, os.path.basename(source))] if whole else list_entries(source)
-        for name, size, reason, read in itertools.islice(entries, LIMITS["files"] + 1):
-            if size > LIMITS["archive"]:
-                return None
-            digest.update(repr((name, size, reason or hashlib.sha256(read()).digest())).encode())
-    except Exception:  # whatever is wrong will be said when it is graded
-        return None
-    return digest.hexdigest()
-
-
-# ------------------------------------------ entries: (name, bytes, why it is refused or none, a function that reads it)
+    """A hash of a submission's content."""
+    whole = isinstance(source, str) and not os.path.isdir(source)  # a zip need not be unpacked for this
+    entries = [plain_entry(source, os.path.basename(source))] if whole else list_entries(source)
+    contents = [(name, size, reason or hashlib.sha256(read()).digest()) for name, size, reason, read in entries]
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 def list_entries(source):
-    """Yield the entries of a folder, zip or file.
+    """The entries of a folder, zip or file: (name, bytes, why it is refused or None, a function that reads it).
 
     A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...)).
     """
@@ -81,41 +66,30 @@ def list_entries(source):
         entries = list_zip(path)
     else:
         entries = [plain_entry(path, os.path.basename(path))]
-    for name, *entry in entries:
-        if chosen is None or name in chosen:
-            yield name if chosen is None else chosen[name], *entry
+    return entries if chosen is None else ((chosen[name], *entry) for name, *entry in entries if name in chosen)
+
+
+def read_limited(open_file):
+    """The bytes of a file, at most one more than an archive may have."""
+    with open_file() as file:
+        return file.read(LIMITS["archive"] + 1)
 
 
 def plain_entry(path, name):
     found = os.lstat(path)
-    return name, found.st_size, None if stat.S_ISREG(found.st_mode) else NOT_PLAIN, partial(read_plain, path)
-
-
-def read_plain(path):
-    """The bytes of a file, at most one more than an archive may have. What else took its place is refused."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has only the first
-    with open(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            stop(NOT_PLAIN)
-        return file.read(LIMITS["archive"] + 1)
+    reason = None if stat.S_ISREG(found.st_mode) else NOT_PLAIN
+    return name, found.st_size, reason, partial(read_limited, partial(open, path, "rb"))
 
 
 def list_zip(file):
     """Yield the entries of a zip: a path, or an open file."""
     archive = zipfile.ZipFile(file)
     for entry in archive.infolist():
-        ratio = entry.file_size / max(entry.compress_size, 1)
-        reason = (NOT_PLAIN if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)
-                  else "encrypted; pack it without a password" if entry.flag_bits & 1
-                  else f"unpacks to {ratio:.0f} times its size (limit: ratio)"
-                  if ratio > LIMITS["ratio"] and entry.file_size > 1 << 20 else None)
+        plain = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
+        reason = "encrypted; pack it without a password" if entry.flag_bits & 1 else None if plain else NOT_PLAIN
         if not entry.is_dir():
-            yield entry.filename.replace("\\", "/"), entry.file_size, reason, partial(read_zipped, archive, entry)
-
-
-def read_zipped(archive, entry):
-    """The bytes of an entry, as many as it says: archive.read would unpack all there is."""
-    return archive.open(entry).read(min(entry.file_size, LIMITS["archive"] + 1))
+            name = entry.filename.replace("\\", "/")
+            yield name, entry.file_size, reason, partial(read_limited, partial(archive.open, entry))
 
 
 def list_tar(file):
@@ -124,47 +98,43 @@ def list_tar(file):
     for entry in archive:
         if not entry.isdir():
             reason = None if entry.isreg() else NOT_PLAIN
-            yield entry.name, entry.size, reason, lambda entry=entry: archive.extractfile(entry).read()
+            yield entry.name, entry.size, reason, partial(read_limited, partial(archive.extractfile, entry))
 
 
 def unpack(name, size, reason, read, depth=0):
     """Yield an entry as it is or, if it is an archive, the entries in that."""
-    lower, inner = name.lower(), []
-    packed = lower.endswith((".zip", ".tar", ".tar.gz", ".tgz")) and not reason
-    if packed:
+    lower, inner = name.lower(), None
+    if lower.endswith((".zip", ".tar", ".tar.gz", ".tgz")) and not reason:
         try:
             data = read()
             if lower.endswith("gz"):
-                data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LIMITS["archive"] + 1)
+                data = read_limited(partial(gzip.GzipFile, fileobj=io.BytesIO(data)))
             if depth == 2 or len(data) > LIMITS["archive"]:
                 raise Exceeded("archive", f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others")
-            entries = (list_zip if lower.endswith(".zip") else list_tar)(io.BytesIO(data))
-            inner = list(itertools.islice(entries, LIMITS["files"] + 1))
+            inner = list((list_zip if lower.endswith(".zip") else list_tar)(io.BytesIO(data)))
         except Exception as error:  # malformed archives raise nearly anything
             reason = say_why(error)
-    if reason or not packed:
+    if inner is None:
         yield name, size, reason, read
-    for each, *entry in inner:
+    for each, *entry in inner or ():
         yield from unpack(f"{name}/{each}", *entry, depth + 1)
 
 
 def list_files(source, troubles):
     """Name -> a function that reads the file, for every file of a submission that may be read. Nothing is unpacked."""
-    files, total = {}, 0
-    entries = itertools.chain.from_iterable(unpack(*entry) for entry in list_entries(source))
-    for number, (name, size, reason, read) in enumerate(entries, 1):
-        name, total = name[: LIMITS["name"]], total + size
-        if number > LIMITS["files"]:
-            raise Exceeded("files", f"more than {LIMITS['files']:,} files")
-        if total > LIMITS["bytes"]:
-            raise Exceeded("bytes", f"more than {LIMITS['bytes'] >> 30} GB")
-        parts = name.split("/")
-        reason = (reason or REFUSED.get(os.path.splitext(name)[1].lower())
-                  or ("leads out of the archive" if "" in parts or ".." in parts
-                      else f"larger than {LIMITS['file'] >> 20} MB (limit: file)" if size > LIMITS["file"]
-                      else "there twice" if name in files else None))
-        if reason:
-            troubles["refused"].append(f"{printable(name)}: {reason}")
-        elif not any(part[0] == "." or part == "__MACOSX" for part in parts):
-            files[name] = read
+    files, number, total = {}, 0, 0
+    for entry in list_entries(source):
+        for name, size, reason, read in unpack(*entry):
+            name, number, total = posixpath.normpath(name[: LIMITS["name"]]), number + 1, total + size
+            if number > LIMITS["files"]:
+                raise Exceeded("files", f"more than {LIMITS['files']:,} files")
+            if total > LIMITS["bytes"]:
+                raise Exceeded("bytes", f"more than {LIMITS['bytes'] >> 30} GB")
+            reason = reason or REFUSED.get(os.path.splitext(name)[1].lower())
+            if not reason and size > LIMITS["file"]:
+                reason = f"larger than {LIMITS['file'] >> 20} MB (limit: file)"
+            if reason:
+                troubles["refused"].append(f"{printable(name)}: {reason}")
+            elif not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):  # hidden, or ../
+                files[name] = read
     return files

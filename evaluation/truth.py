@@ -18,13 +18,15 @@ from data.folders import find_folder
 from data.images import nfc, printable, read_image
 from data.masks import VOID, Classes, decode_mask, infer_classes, scored_classes
 from data.samples import DataSet
-from evaluation import as_batch
 from evaluation.colorization import to_images
-from evaluation.counts import METRICS, ROW, bootstrap_samples, colorization_known
+from evaluation.counts import METRICS, ROW, colorization_known, in_rgb_and_lab
 
 BASELINES = {"segmentation": ("nothing", "most frequent class", "usual layout"),
              "classification": ("nothing", "most frequent class"),
              "colorization": ("nothing", "grey", "mean colour", "usual layout")}
+STEPS = {  # of the default rubric: a value or, if more, a share of the way from the baselines to a perfect 1; points
+    "segmentation": ((0.415, 0.25, 6), (0.512, 0.375, 10)),  # the original's FCN-32 and U-Net
+    "classification": ((0.92, 0.75, 10),), "colorization": ((0, 0.75, 4),)}
 UNBOUNDED = ("psnr", "delta_e", "colorfulness_ratio", "sharpness_ratio")  # metrics that can be above 1
 
 
@@ -38,7 +40,6 @@ class Truth:
     classes: list
     colors: list
     index: dict  # finds an image by its name, its last part, or either in lower case, where that is unique
-    samples: np.ndarray  # (1000, N): how often each image is in each bootstrap sample, the same ones for everybody
     raw: Classes | None  # how masks are read
     known: list  # colorization's: counts.colorization_known of each image
     digest: str  # a hash of all that scores depend on, but for the submission
@@ -58,33 +59,26 @@ class Truth:
         """The counts (counts.py) of a prediction, or None, for an image."""
         return ROW[self.task](self.targets[index], prediction, len(self.classes), self.known[index])
 
-    def equals(self, index, prediction):
-        """Whether a prediction is equal to the truth in all that counts."""
-        target = self.targets[index]
-        void = target == VOID if self.task == "segmentation" else False
-        return bool(np.all((prediction == target) | void))
 
-
-def open_truth(args):
+def open_truth(folder, task):
     """Read the truth of a task from a folder that holds one split. Raises InputError."""
-    split, classes, colors, raw, targets = read_truth(args.truth, args.task)
+    split, classes, colors, raw, targets = read_truth(folder, task)
     names = [nfc(name) for name in split.names]
     stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
-    index = {stem: i for i, stem in enumerate(stems) if counts[stem] == 1} | {name: i for i, name in enumerate(names)}
+    shown = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
+    index = {name: i for some in (shown, names) for i, name in enumerate(some)}
     lower = Counter(map(str.casefold, index))
     index |= {name.casefold(): i for name, i in index.items() if lower[name.casefold()] == 1}
-    shown = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names)]
     telling = [name for name in shown if "/" in name]
-    if args.task == "classification" and telling:
+    if task == "classification" and telling:
         print(f"{len(telling)} true images share their names, and so a prediction must name the class's folder, as "
               f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
-    known = [colorization_known(target) if args.task == "colorization" else None for target in targets]
-    digest = hashlib.sha256(repr((args.task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
+    known = [colorization_known(target) if task == "colorization" else None for target in targets]
+    digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
     for content in (*targets, *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))):
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
-    return Truth(args.task, shown, split.images, targets, classes, colors, index, bootstrap_samples(len(split)), raw,
-                 known, digest.hexdigest())
+    return Truth(task, shown, split.images, targets, classes, colors, index, raw, known, digest.hexdigest())
 
 
 def read_truth(folder, task):
@@ -115,64 +109,50 @@ def read_truth(folder, task):
 
 
 def predict_baseline(truth, name):
-    """Yield (index, prediction) of one of BASELINES for every true image: what somebody predicts who looks at none."""
+    """One of BASELINES: a prediction for every true image, or none, of somebody who looks at no image."""
     if name == "nothing":
-        return
+        return []
     if truth.task == "classification":
-        label = int(np.bincount(truth.targets).argmax())
-        yield from ((index, label) for index in range(len(truth.targets)))
-    else:
-        predict = masks_without_network if truth.task == "segmentation" else colors_without_network
-        yield from enumerate(predict(truth.targets, name))
+        return [int(np.bincount(truth.targets).argmax())] * len(truth.targets)
+    return (masks_without_network if truth.task == "segmentation" else colors_without_network)(truth.targets, name)
+
+
+def resize(values, size, how=Image.Resampling.NEAREST):
+    return np.asarray(Image.fromarray(values).resize(size[::-1], how))
 
 
 def masks_without_network(targets, name):
     """Yield masks of the most frequent class everywhere, or at each place of the one that is most frequent there."""
-    def resize(mask, size):
-        return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-
     size = [min(side, 256) for side in targets[0].shape]
-    votes, (rows, columns) = np.zeros((256, *size), np.int32), np.ogrid[: size[0], : size[1]]
-    for target in targets:
-        votes[resize(target, size), rows, columns] += 1
-    if name != "usual layout":
-        votes = votes.sum((1, 2), keepdims=True)
-    votes[VOID] = -1
-    best = votes.argmax(0).astype(np.uint8)
+    small = np.stack([resize(target, size) for target in targets])
+    votes = np.stack([(small == id).sum(0) for id in range(np.max(small, where=small != VOID, initial=0) + 1)])
+    best = (votes if name == "usual layout" else votes.sum((1, 2), keepdims=True)).argmax(0).astype(np.uint8)
     yield from (resize(best, target.shape) for target in targets)
 
 
 def colors_without_network(targets, name):
     """Yield the true lightness with grey, the mean colour of all truth, or the median colour at each place."""
-    def to_lab(target, size):
-        return color.rgb_to_lab(as_batch(Image.fromarray(target), size, "cpu"))
-
     ab = torch.zeros(1, 2, 1, 1)
     if name != "grey":
         size = [min(side, 64) for side in targets[0].shape[:2]]
-        ab = torch.cat([to_lab(target, size)[:, 1:] for target in targets])
+        small = [resize(target, size, Image.Resampling.BILINEAR) for target in targets]
+        ab = torch.cat([in_rgb_and_lab(image)[1][:, 1:] for image in small])
         ab = ab.median(0, keepdim=True).values if name == "usual layout" else ab.mean((0, 2, 3), keepdim=True)
     for target in targets:
         large = torch.nn.functional.interpolate(ab, target.shape[:2], mode="bilinear")
-        yield to_images(color.lab_to_rgb(torch.cat([to_lab(target, target.shape[:2])[:, :1], large], 1)))[0]
+        yield to_images(color.lab_to_rgb(torch.cat([in_rgb_and_lab(target)[1][:, :1], large], 1)))[0]
 
 
 def default_rubric(truth, baselines):
-    """Points that begin at the best of the baselines' metrics. Of masks the report's FCN-32 gets 6 and its U-Net 10, of
-    labels its ResNet 10, where that is far enough from the baselines."""
+    """Points that begin at the best of the baselines' metrics, and go on by STEPS."""
     main = "colorfulness_credit" if truth.task == "colorization" else truth.metrics[0]
     start = min(max(metrics[main] for metrics in baselines), 0.99)
-
-    def beyond(share):  # so much of the way from the baseline to a perfect 1
-        return start + share * (1 - start)
-
-    if truth.task == "segmentation":
-        return {main: [[start, 0], [max(0.415, beyond(0.25)), 6], [max(0.512, beyond(0.375)), 10]]}
-    if truth.task == "classification":
-        return {main: [[start, 0], [max(0.92, beyond(0.75)), 10]]}
+    steps = [[max(value, start + share * (1 - start)), points] for value, share, points in STEPS[truth.task]]
+    if truth.task != "colorization":
+        return {main: [[start, 0], *steps]}
     # The PSNR of grey images is higher than that of good colours, so it says nothing here.
     nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
-    return {"delta_e": [[0.85 * nearest, 6], [nearest, 0]], main: [[start, 0], [beyond(0.75), 4]]}
+    return {"delta_e": [[0.85 * nearest, 6], [nearest, 0]], main: [[start, 0], *steps]}
 
 
 def read_rubric(path, truth):
@@ -181,16 +161,14 @@ def read_rubric(path, truth):
     try:
         for metric, steps in json.loads(Path(path).read_text("utf-8")).items():
             pairs = np.array(steps, float)
-            most = np.inf if metric in UNBOUNDED else 1
-            if not (metric in truth.metrics and pairs.shape[1:] == (2,) and np.isfinite(pairs).all()
-                    and pairs.min() >= 0 and pairs[:, 0].max() <= most and (np.diff(pairs[:, 0]) > 0).all()):
+            if not (metric in truth.metrics and pairs.shape[1:] == (2,) and 0 <= pairs.min() <= pairs.max() < np.inf
+                    and (metric in UNBOUNDED or pairs[:, 0].max() <= 1) and (np.diff(pairs[:, 0]) > 0).all()):
                 raise ValueError("no steps of one of the metrics")
             rubric[metric] = pairs.tolist()
         if not rubric:
             raise ValueError("no metric")
-    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        example = json.dumps({truth.metrics[0]: [[0.3, 0], [0.5, 10]]})
-        raise InputError(f"--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like {example}: "
-                         f"for any of {', '.join(truth.metrics)} pairs [value, points] with ascending values, nothing "
-                         "negative, and shares as 0.5 and not in percent") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"--rubric {printable(path)}: {printable(metric)} is wrong; a rubric looks like "
+                         f'{{"{truth.metrics[0]}": [[0.3, 0], [0.5, 10]]}}: for any of {", ".join(truth.metrics)} '
+                         "pairs [value, points] with ascending values, nothing negative, and no percent") from error
     return rubric

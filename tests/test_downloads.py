@@ -36,7 +36,7 @@ def truth(tmp_path):
 
 MOODLE = {"Doe Jane_11_assignsubmission_file_/work.zip": packed({"deep/labels.csv": GOOD}),
           "Roe Rik_12_assignsubmission_file_/labels.csv": HALF,
-          "M\u00fcller Ann_13_assignsubmission_file_/work.tar.gz": tarred({"x/labels.csv": GOOD}),
+          "M\u00fcller Ann_13_assignsubmission_file_/work.tar.gz": tarred({"./x/labels.csv": GOOD}),
           "Poe Ed_14_assignsubmission_file_/work.7z": b"7z",
           "Poe Ed_14_assignsubmission_onlinetext_/onlinetext.html": b"see my file",
           "Deep Dee_15_assignsubmission_file_/a.zip": packed({"b.zip": packed({"c.zip": packed({"l.csv": GOOD})})})}
@@ -105,8 +105,8 @@ def test_archives_have_limits_too(tmp_path, truth):
                      "climbing.tar": tarred({"../escaped.csv": GOOD, "labels.csv": GOOD}, "w")})
     rows = grade("classification", truth, tmp_path / "out", sorted(tmp_path.glob("*.t*")))
     assert {name: row["status"] for name, row in rows.items()} == {
-        "bomb.tar.gz": "refused", "broken.tgz": "refused", "climbing.tar": "ok"}
-    assert "leads out" in rows["climbing.tar"]["problems"] and not (tmp_path / "escaped.csv").exists()
+        "bomb.tar.gz": "empty", "broken.tgz": "refused", "climbing.tar": "ok"}
+    assert not list(tmp_path.parent.rglob("escaped.csv"))
 
 
 def test_a_roster_without_ids_is_one_line(tmp_path, truth):

@@ -135,7 +135,7 @@ def test_status_and_troubles_say_what_is_so(tmp_path, truth, masks):
         "weights": "ok", "partly": "incomplete", "void": "ok", "none": "empty"}
     assert (rows["small"]["missing"], rows["small"]["wrong size"]) == ("0", "6")
     assert [rows["partly"][key] for key in ("missing", "wrong size", "unreadable")] == ["0", "1", "1"]
-    assert not any(rows[name]["identical to"] for name in ("broken", "broken too", "sevens", "more"))
+    assert not any(rows[name]["group"] for name in ("broken", "broken too", "sevens", "more"))
     assert rows["weights"]["problems"].count("your own network's file cannot be run") == 2
     assert float(rows["void"]["void"]) == pytest.approx(0.25) and float(rows["void"]["pixel_accuracy"]) < 0.76
     for path in (tmp_path / "out").rglob("*.[hc]*"):  # pages and the CSV
@@ -216,7 +216,7 @@ def test_colours_that_need_no_network_get_no_points(tmp_path):
 
 
 @pytest.mark.parametrize("text, reason", [
-    ('{"miou": [[41.5, 6], [51.2, 10]]}', "miou is wrong; .* not in percent"),
+    ('{"miou": [[41.5, 6], [51.2, 10]]}', "miou is wrong; .* no percent"),
     ('{"miou": [[0, -1], [1, 5]]}', "miou is wrong; .* nothing negative"),
     ('{"miou": [0, 10]}', "miou is wrong; .* pairs"),
     ('{"miou": {"0": 10}}', "miou is wrong; .* pairs"), ('{"miou": [[0, "a"]]}', "miou is wrong; .* pairs"),

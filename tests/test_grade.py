@@ -117,9 +117,7 @@ def test_every_verdict(course):
     for name in good:
         assert rows[name]["status"] == "equal to the truth", name
         assert [float(rows[name][key]) for key in ("miou", "boundary_f1", "points")] == [1, 1, 10], name
-    assert rows["perfect"]["identical to"] == "all of it, beside, gif, packed.zip, palette, rgb"
     assert (rows["perfect"]["extra"], rows["all of it"]["extra"]) == ("0", "6")
-    assert rows["noisy"]["identical to"] == odd and not rows["shifted"]["identical to"]
     assert "77" in rows["noisy"]["problems"] and rows["noisy"]["out of range"] == "1"
     assert 0.2 < float(rows["shifted"]["miou"]) < 1
     statuses = {"half": "incomplete", "corrupt": "incomplete", "bomb.zip": "incomplete", "small": "wrong size",
@@ -128,7 +126,7 @@ def test_every_verdict(course):
     assert {name: rows[name]["status"] for name in statuses} == statuses
     assert all(float(rows[name]["points"]) == 0 for name, status in statuses.items() if status != "incomplete")
     counts = {"half": ("missing", 3), "small": ("wrong size", 6), "huge": ("unreadable", 1), "links": ("refused", 6),
-              "packed.zip": ("refused", 3), "bomb.zip": ("refused", 1), "corrupt": ("unreadable", 2)}
+              "packed.zip": ("extra", 1), "bomb.zip": ("unreadable", 1), "corrupt": ("unreadable", 2)}
     assert {name: (kind, int(rows[name][kind])) for name, (kind, _) in counts.items()} == counts
     assert "meant for street2" in rows["corrupt"]["problems"] and rows["corrupt"]["extra"] == "1"
     assert "24x32 in place of 48x64" in rows["small"]["problems"]
@@ -166,9 +164,11 @@ def test_the_page_of_the_class(course):
     bars = [int(count or 0) for count in re.findall(r'<rect[^>]*/><text[^>]*>(\d*)<', page)]
     assert bars == np.histogram(points, 10, (0, 10))[0].tolist() and sum(bars) == len(rows)
     groups = {name: row["group"] for name, row in rows.items()}
-    assert groups["perfect"] == groups["rgb"] == "A" and groups["noisy"] == "B" and groups["shifted"] == ""
+    alike = {letter: {name for name in rows if groups[name] == letter} for letter in "AB"}
+    assert alike["A"] == {"perfect", "all of it", "beside", "gif", "packed.zip", "palette", "rgb"}
+    assert alike["B"] == {"noisy", "'=noisy <i>zwei \u00fc\u4e2d"} and groups["shifted"] == ""
     heads = page.partition("</thead>")[0]  # a button can be reached and pressed by the keyboard
-    assert heads.count("<th>") == heads.count("<th><button>") == 12
+    assert heads.count("<th>") == heads.count("<th><button>") == 10
     lines = [line for line in course["stdout"].splitlines() if re.match(r" *\d+ +\d+\.\d{3} ", line)]
     assert [line.split()[:2] for line in lines] == [[row["rank"], f"{float(row['points']):.3f}"]
                                                     for row in rows.values()]
@@ -181,8 +181,8 @@ def test_the_page_of_a_student(course, tmp_path):
     told = re.search(r"<strong>miou</strong>, the intersection .*: 0 points at (.*), 6 points at (.*), 10 points at "
                      r"(.*), linear in between", page)
     steps, cells = list(map(float, told.groups())), re.findall(r"<td>([^<]*)</td>", page)
-    low, high, trivial, points = map(float, cells[2:6])
-    assert cells[:2] == ["miou", f"{float(row['miou']):.3f}"] and low < float(cells[1]) < high
+    trivial, points = map(float, cells[2:4])
+    assert cells[:2] == ["miou", f"{float(row['miou']):.3f}"]
     assert trivial == steps[0] and points == float(row["points"])  # they begin at the best that needs no network
     assert points == pytest.approx(np.interp(float(row["miou"]), steps, [0, 6, 10]), abs=0.02)
     assert "rgb(200, 0, 0)" in page and page.count(">truth</div>") == 3
@@ -216,7 +216,6 @@ def test_scores_equal_torchmetrics_and_ours(course):
     assert ours == pytest.approx(iou.tolist(), abs=1e-5)
     accuracy = torchmetrics.Accuracy("multiclass", num_classes=k, ignore_index=VOID, average="micro")(p, t)
     assert float(row["pixel_accuracy"]) == pytest.approx(float(accuracy), abs=1e-5)
-    assert float(row["miou low"]) < float(row["miou"]) < float(row["miou high"])
     expected = np.interp(float(row["miou"]), [0, 0.415, 0.512], [0, 6, 10])
     assert float(row["points"]) == pytest.approx(expected, abs=2e-3)
 

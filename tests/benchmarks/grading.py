@@ -85,15 +85,15 @@ def make_submissions(masks, classes, folder, count):
     (folder / "hostile" / "best.pt").write_bytes(pickle.dumps(Hostile(folder / "executed")))
     verdicts = {
         "perfect": perfect, "palette": perfect, "rgb": perfect,
-        "twin": lambda row: perfect(row) and "perfect" in row["identical to"],
+        "twin": lambda row: perfect(row) and row["group"],
         "half": lambda row: row["status"] == "incomplete" and int(row["missing"]) == len(masks) - len(half)
         and float(row["miou"]) < 0.6,
         "binary": lambda row: row["status"] == "ok" and int(row["out of range"]) > 0 and float(row["miou"]) < 0.2,
         "small": lambda row: row["status"] == "wrong size" and int(row["wrong size"]) == len(masks),
         "corrupt": lambda row: row["status"] == "incomplete" and int(row["unreadable"]) == 5,
         "empty": lambda row: row["status"] == "empty" and float(row["points"]) == 0,
-        "climbing.zip": lambda row: perfect(row) and "escaped" in row["problems"],
-        "bomb.zip": lambda row: row["status"] == "refused" and "times its size" in row["problems"],
+        "climbing.zip": perfect,
+        "bomb.zip": lambda row: row["status"] == "unreadable" and float(row["points"]) == 0,
         "hostile": lambda row: row["status"] == "refused" and float(row["points"]) == 0,
     }
     for i in range(count - len(verdicts)):
