@@ -40,7 +40,7 @@ def get_args_parser():
 
     add = command("export", "the network in a file that torch or ONNX loads without this project")
     add("run", help="a run's folder")
-    add("file", metavar="FILE", help="model.pt2 or model.onnx")
+    add("file", metavar="FILE", help="model.pt2, model.onnx, or model.pt: float16 weights for this project")
 
     add_grade_flags(command("grade", "score a class's submissions against the truth: tables, and a page for each"))
 

@@ -45,5 +45,5 @@ def print_scores(scores):
         cells = ("-" if cell is None else cell if isinstance(cell, str) else f"{cell:.4f}" for cell in cells)
         log(f"{first:<{max(map(len, names)) + 2}}" + "".join(f"{cell:<13}" for cell in cells).rstrip())
     for key, value in scores.items():
-        if isinstance(value, (float, tuple)):
-            log(f"{key.replace('_', ' ')}: " + " to ".join(f"{number:.4f}" for number in np.atleast_1d(value)))
+        if isinstance(value, float):
+            log(f"{key.replace('_', ' ')}: {value:.4f}")

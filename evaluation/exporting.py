@@ -6,18 +6,23 @@ from pathlib import Path
 import torch
 
 from data import InputError
-from training.checkpoint import load_predictor
+from training.checkpoint import load_predictor, load_run, save_checkpoint
 
 
 @torch.inference_mode()
 def export(args):
     """Write a run's network, normalization included, for images of any number and size: FILE.pt2 or FILE.onnx.
 
-    It takes images (B, C, H, W) float in [0, 1]. The file is checked against the network on the spot.
+    It takes images (B, C, H, W) float in [0, 1]. The file is checked against the network on the spot. FILE.pt is for
+    this project: the best checkpoint with float16 weights, half as large.
     """
     path = Path(args.file)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise InputError(f"{path}: the suffix says what to write; give .pt2 or .onnx")
+    if path.suffix not in (".pt2", ".onnx", ".pt"):
+        raise InputError(f"{path}: the suffix says what to write; give .pt2, .onnx or .pt")
+    if path.suffix == ".pt":
+        model, metadata = load_run(args.run)
+        save_checkpoint(path, metadata | {"weights": model.half().state_dict()})
+        return print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     if path.suffix == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
         raise InputError(f"{path}: ONNX needs more packages: pip install onnx onnxscript; or give a .pt2")
     if not hasattr(torch.export.Dim, "AUTO"):

@@ -20,7 +20,7 @@ from data.sources import DataSet, open_data
 from evaluation import enlarge
 from evaluation.predicting import overlay
 from evaluation.segmentation import predict_segmentation, predicted_classes
-from training.checkpoint import load_run, save_checkpoint
+from training.checkpoint import PRETRAINED, load_run, save_checkpoint
 from training.settings import crop_size
 
 
@@ -226,7 +226,7 @@ def test_export_takes_any_size(run, here, number):
         images = torch.rand(shape[0], channels, *shape[1:])
         torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-5)
     code, _, err = run("evaluate.py", "export", "best.pt", "model.bin")
-    assert code == 2 and ".pt2 or .onnx" in err
+    assert code == 2 and ".pt2, .onnx or .pt" in err
     if importlib.util.find_spec("onnx") is None:
         code, _, err = run("evaluate.py", "export", "best.pt", "model.onnx")
         assert code == 2 and "pip install onnx" in err and err.count("\n") == 1
@@ -287,3 +287,20 @@ def test_overlay_of_two_classes_leaves_the_background_clear():
     shown = np.array(overlay(image.copy(), mask, [(0, 0, 0), (255, 255, 255)]))
     assert (shown[:, :20] == 90).all() and (shown[:, 20:] != 90).any(2).all()
     assert (np.array(overlay(image.copy(), mask, [(0, 0, 0)] * 3)) != 90).any(2).all()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(PRETRAINED.glob("*.pt"))])
+def test_networks_that_ship_with_the_code(run, here, name):
+    noise(here / "street.png", (90, 120))
+    code, out, err = run("evaluate.py", "predict", f"pretrained-{name}", "street.png", "--out", "results")
+    assert code == 0 and "1 of 1 images" in out and (here / "results/index.html").exists(), err
+    code, out, err = run("evaluate.py", "export", f"pretrained-{name}", "again.pt")
+    assert code == 0, err
+    for key, weight in load_run("again.pt")[0].state_dict().items():
+        torch.testing.assert_close(weight, load_run(f"pretrained-{name}")[0].state_dict()[key], rtol=0, atol=0)
+
+
+def test_networks_that_ship_are_small(run):
+    assert sum(path.stat().st_size for path in PRETRAINED.glob("*.pt")) < 6e6
+    code, _, err = run("evaluate.py", "predict", "pretrained-vgg", "street.png", "--out", "results")
+    assert code == 2 and "pretrained-vgg is no finished run" in err and err.count("\n") == 1

@@ -27,6 +27,7 @@ except ImportError:  # Windows: no lock
 # only deep images have levels, the values that are 0 and 255.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "levels": list, "foreground": bool}
+PRETRAINED = Path(__file__).parents[1] / "models" / "pretrained"  # small trained networks that ship with the code
 STATES = "last.pt", "previous.pt"  # to resume from, the later one first
 
 
@@ -83,8 +84,11 @@ def load_checkpoint(path):
 
 
 def load_run(run):
-    """A run's folder, or a checkpoint's file -> (its best network in eval mode, metadata). Raises InputError."""
+    """A run's folder, a checkpoint's file, or pretrained-NAME -> (its best network in eval mode, float32, metadata).
+    Raises InputError."""
     path = Path(run, "best.pt") if Path(run).is_dir() else Path(run)
+    if str(run).startswith("pretrained-") and not path.exists():
+        path = PRETRAINED / f"{str(run).removeprefix('pretrained-')}.pt"
     if not path.is_file():
         raise InputError(f"{printable(run)} is no finished run: there is no {printable(path)}")
     metadata = load_checkpoint(path)
@@ -97,7 +101,7 @@ def load_run(run):
         model.load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged or made-up file can go wrong in any way
         raise InputError(f"{printable(path)} does not hold the network it describes: {one_line(error)}") from error
-    return model.eval().to(memory_format=torch.channels_last), metadata
+    return model.float().eval().to(memory_format=torch.channels_last), metadata
 
 
 def load_predictor(run, device, dtype):

@@ -111,7 +111,7 @@ def compare(task, data, minutes, more, out):
     epochs = train_ours(task, data, more, out)
     metadata = load_checkpoint(out / task / "best.pt") | {"gain": 1.0, "mirror": False, "target": "lab", "levels": None}
     size = tuple(metadata["size"])
-    source = find_source(data, task, size, out / "data", metadata["seed"])
+    source = find_source(data, task, size, str(out / "data"), metadata["seed"])
     network = train_plain(task, source, metadata, 60 * minutes)
     val = open_data(data, task, size, out / "data", metadata["seed"], splits=("val",)).splits["val"]
     plain = score_on_val(task, network, metadata, val)
