@@ -290,7 +290,7 @@ FIGURES = {
 
 
 def figure(s, x, z, end, name, size=1.0, heading=None):
-    """Draw a figure at (x, z), turned by heading (radians) out of the picture's plane; by default to the road."""
+    """Draw a figure at (x, z), turned by heading (radians) out of the image's plane; by default to the road."""
     colours = {rgb: s.vary(PALETTES[rgb]) for rgb in dict.fromkeys(rgb for rgb, *_ in FIGURES[name]) if rgb in PALETTES}
     heading = math.pi * (x > 0) if heading is None else heading
     across, away = size * math.cos(heading), size * math.sin(heading)
