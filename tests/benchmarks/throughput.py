@@ -42,12 +42,12 @@ from torchvision.transforms import v2
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import evaluate  # noqa: E402
 import train_classifier  # noqa: E402
 import train_segmentation  # noqa: E402
 from data.augment import augment  # noqa: E402
 from data.masks import VOID  # noqa: E402
 from data.sources import find_source, open_data  # noqa: E402
+from evaluation.predicting import predict  # noqa: E402
 from evaluation.segmentation import score_segmentation  # noqa: E402
 from models import build_network, count_gflops  # noqa: E402
 from training.checkpoint import autocast, load_predictor, save_checkpoint  # noqa: E402
@@ -335,7 +335,7 @@ def inference(options, name, ours):
 
         def predict_ours(count):
             settings.images = [picture for picture, _ in files[:count]]
-            if evaluate.predict(settings):
+            if predict(settings):
                 raise SystemExit("not every picture was predicted")
 
         if ours:
