@@ -10,7 +10,7 @@ from hashlib import sha256
 import numpy as np
 
 from data import InputError
-from data.images import first_few, list_images, locate, nfc, printable, read_header
+from data.images import first_few, list_images, locate, nfc, printable, read_header, stop
 from data.masks import read_classes
 from data.samples import DataSet, Samples
 
@@ -123,7 +123,8 @@ def pair(images: dict, masks: dict, where: str, data: DataSet) -> Samples:
             pairs[name] = left.pop(mask)
     if single := [path for name, path in images.items() if name not in pairs]:
         others = f", nor of {len(single) - 1} more images" if len(single) > 1 else ""
-        data.complain(f"{printable(single[0])}: no mask of that name{others}; add it or remove the image")
+        report = data.complain if pairs else stop  # nothing more can be found out about an empty split
+        report(f"{printable(single[0])}: no mask of that name{others}; add it or remove the image")
     if left:
         data.notes.append(f"{printable(where)}: {len(left)} masks without an image are left out: {first_few(left)}")
     return Samples(list(pairs), [images[name] for name in pairs], list(pairs.values()))
