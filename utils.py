@@ -346,7 +346,7 @@ def plot_images(rows, path, legend=(), columns=4):
     for line, (label, images) in zip(axes, lines):
         line[0].text(-0.03, 0.5, label, rotation=90, ha="right", va="center", transform=line[0].transAxes)
         for axis, (title, image) in zip(line, images):
-            axis.imshow(image[..., :3], interpolation="nearest")
+            axis.imshow(image[..., np.arange(3).clip(max=image.shape[-1] - 1)], interpolation="nearest")
             axis.set_title(title, fontsize=10)
     if not lines:
         axes[0][0].set_title("nothing to show")
