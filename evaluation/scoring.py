@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.images import printable, read_image
+from data.images import printable, read_header, read_image
 from data.masks import VOID
 from evaluation.counts import COMPUTE, METRICS
 from evaluation.predictions import read_images, read_labels, run_checkpoint
@@ -107,7 +107,8 @@ def judge(truth, error, found, troubles):
 
 def draw_worst(truth, score, index, prediction):
     """(caption, {"input", "truth", "prediction", "errors in red": data URI of an image})"""
-    target, photo = truth.targets[index], read_image(truth.images[index])
+    target, path = truth.targets[index], truth.images[index]
+    photo = read_image(path, channels=read_header(path)[2]).convert("RGB")
     result = f"{METRICS[truth.task][0]} {score:.3f}"
     size, images = (220, max(1, min(440, 220 * photo.height // photo.width))), {"input": photo}
     if truth.task == "classification":
