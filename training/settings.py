@@ -43,7 +43,7 @@ def prepare(args, recipes, best_on):
             raise InputError(f"--data {args.data}: {len(problems)} problems, see above")
     with main_process_first():  # it fills the cache
         data = open_data(*source, **options)
-    for note in data.notes:
+    for note in data.notes if not args.dry_run else ():  # which has shown them
         log(note)
     return fill_in(args, data, recipes, best_on, device), data, device, dtype
 
