@@ -72,7 +72,10 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
             return True
         return target in map(os.path.realpath, Path(path).parents if target else ())
 
-    for place, folders, files in os.walk(folder, followlinks=True):
+    def unreadable(error):
+        on_error(f"{printable(error.filename)}: {error.strerror}")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
                       and not leads_away(os.path.join(place, name))]
         for name in files:
