@@ -134,7 +134,8 @@ def parse(parser):
         own = "task", "out", "resume", "debug", "dry_run", "workers", "sweep"
         parser.set_defaults(**{key: value for key, value in read_settings(args.out).items() if key not in own})
         args = parser.parse_args()
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not in a background job, which ignores it
+    # Not in a background job, which ignores it, nor in a notebook, whose kernel it would end.
+    if hasattr(sys.stdout, "reconfigure") and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)  # until run_main, while torch is imported
     return args
 
