@@ -1,7 +1,10 @@
 """Whose submission is what: the bulk downloads of Moodle and Canvas, and a roster of the class."""
+import contextlib
+import csv
 import os
 import re
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 from data import InputError
@@ -9,7 +12,6 @@ from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
 from evaluation.submissions import list_entries
-from utils import read_csv
 
 # The names in a download. Canvas writes work-1.zip for the second attempt; the empty groups are what Moodle lacks.
 MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?/?"
@@ -63,7 +65,8 @@ def split_download(path, names):
     students = defaultdict(lambda: defaultdict(dict))  # (name, id) -> file -> attempt -> match
     for match in map(of_student, sorted(names)):
         file = match["stem"] + (match["suffix"] or "")
-        students[nfc(match["name"]), match["id"]][file][int(match["later"] or 0)] = match
+        name = nfc(match["name"][: LIMITS["name"]])  # of a very long one that would take seconds
+        students[name, match["id"]][file][int(match["later"] or 0)] = match
     for (name, id), files in students.items():
         taken = [attempts[max(attempts)] for attempts in files.values()]
         earlier = [match["file"] for attempts in files.values() for match in attempts.values() if match not in taken]
@@ -77,8 +80,10 @@ def split_download(path, names):
 def add_roster(path, submissions):
     """Submissions with the columns of a roster, a CSV with name,id and any others, found by id, else by the name; with
     source None whoever of it handed in nothing. Raises InputError."""
-    left, students = list(submissions), []
-    for line in read_csv(path):
+    left, students, lines = list(submissions), [], []
+    with contextlib.suppress(UnicodeDecodeError):
+        lines = Path(path).read_text("utf-8-sig").splitlines()
+    for line in csv.DictReader(lines):
         row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}
         name, id = row.get("name", ""), row.get("id", "")
         found = [each for each in left if id and each.cells.get("id") == id] or [
