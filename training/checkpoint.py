@@ -139,6 +139,8 @@ def copy_weights(network, weights, source):
 
 def load_start(network, args):
     """Copy what fits from ImageNet's weights or from another run, as the flags ask. Raises InputError."""
+    if args.resume:  # its checkpoint has them, and on another machine they may not be there
+        return
     if args.pretrained:
         import torchvision  # takes a second
 
