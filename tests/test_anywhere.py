@@ -76,7 +76,8 @@ def test_in_a_notebook(here, words):
 
 
 def test_a_backend_that_is_not_here(run, here, words):
-    code = "import os, sys, utils; utils.plot_images([], 'empty.png'); print(os.environ['MPLBACKEND'])"
+    code = "import os, numpy, utils; utils.plot_images([], 'empty.png'); print(os.environ['MPLBACKEND'])"
+    code += "; utils.plot_images([('', [('two channels', numpy.zeros((8, 8, 2), 'uint8'))])], 'two.png')"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env=os.environ | {"MPLBACKEND": "module://elsewhere", "PYTHONPATH": str(ROOT)}).stdout
     assert out == "module://elsewhere\n" and Image.open("empty.png").width > 100

@@ -109,7 +109,8 @@ def test_archives_have_limits_too(tmp_path, truth):
     assert not list(tmp_path.parent.rglob("escaped.csv"))
 
 
-def test_a_roster_without_ids_is_one_line(tmp_path, truth):
-    write(tmp_path, {"roster.csv": b"who,what\nx,y", "a.csv": GOOD})
+@pytest.mark.parametrize("roster", [b"who,what\nx,y", "name,id\nM\u00fcller,1".encode("latin-1")])
+def test_a_roster_without_ids_or_in_another_encoding_is_one_line(tmp_path, truth, roster):
+    write(tmp_path, {"roster.csv": roster, "a.csv": GOOD})
     with pytest.raises(InputError, match="roster.csv: its first line must hold name,id"):
         grade("classification", truth, tmp_path / "out", [tmp_path / "a.csv"], "--roster", str(tmp_path / "roster.csv"))

@@ -168,6 +168,9 @@ def test_arrays_of_seven_channels_without_a_flag(run, here):
                         for place in ("many/masks", "results"))
         assert (truth & found).sum() / (truth | found).sum() > 0.8
         assert Image.open(here / "results/0_overlay.jpg").size == (40, 32)
+    code, out, err = run("evaluate.py", "grade", "segmentation", "--truth", "many", "--out", "grades", "results",
+                         "--device", "cpu")
+    assert code == 0 and "  ok  " in out, err  # its page shows images, of whose channels three
 
 
 def test_images_keep_their_own_size_for_tiles(here, monkeypatch):

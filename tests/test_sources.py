@@ -724,6 +724,8 @@ def truncate(path):
 
 BAD_SEGMENTATION = {
     "no mask": (lambda r: (r / "train/masks/train 1.png").unlink(), "train 1.png: no mask of that name"),
+    "no pair": (lambda r: [p.rename(p.with_stem(f"x{p.stem}")) for p in (r / "train/masks").iterdir()],
+                "no mask of that name, nor of 2 more images"),
     "other size": (lambda r: save(r / "val/masks/val 0.png", mask(0, size=(5, 6))), "val 0.png.*make them equal"),
     "truncated": (lambda r: truncate(r / "test/images/test 2.png"), "test 2.png: (truncated|not an image)"),
     "no picture": (lambda r: (r / "train/images/train 0.png").write_text("hello"), "train 0.png: not an image"),
