@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data import InputError
 from data.images import nfc, printable, read_image, stop
 from data.masks import NO_CLASS, by_palette, look_up
 from evaluation.classification import predict_classification
@@ -189,8 +190,12 @@ def run_checkpoint(truth, path, device, dtype):
             metadata = predictor.metadata
             if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
                 stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
-            for image in truth.images[done:]:
-                prediction = predict(predictor, read_image(image, metadata.get("levels"), predictor.channels))
+            for true in truth.images[done:]:
+                try:
+                    image = read_image(true, metadata.get("levels"), predictor.channels)
+                except InputError:  # which names a file of the teacher's
+                    stop(f"a network for images of {predictor.channels} channels, which the true ones have not")
+                prediction = predict(predictor, image)
                 label = truth.task == "classification"
                 yield done, truth.classes.index(prediction[0]) if label else np.array(prediction)
                 done += 1
