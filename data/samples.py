@@ -11,7 +11,7 @@ from data.masks import Classes, as_ids, decode_mask, read_mask
 NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, which teach grey",
     "turned": "images are turned as their EXIF data say, but not their masks; remove the EXIF data if that is wrong",
-    "see-through": "images with varying transparency are laid on white; if it is no transparency, give --channels 4",
+    "see-through": "images with varying transparency are laid on white; if it is none, give --channels 4 (grey: 2)",
     "upper bits": "images lose all but the upper 8 bits of their values; save them as 16-bit RGB PNG or as .npy",
 }
 
