@@ -310,6 +310,9 @@ def test_a_damaged_checkpoint_is_passed_over(run, here, street, caches):
     assert hashes(here / "run") == expected
     code, _, err = run(*words, "--epochs", 2, "--resume", "--lr", 0.5)
     assert code == 2 and "--lr" in err
+    (here / "run/config.json").unlink()  # nobody knows its settings
+    code, _, err = run(*words, "--epochs", 3, "--resume", "--lr", 0.5)
+    assert code == 2 and "config.json" in err
     assert hashes(here / "run") == expected
 
 

@@ -155,6 +155,8 @@ def read_settings(folder):
 def check_settings(args):
     """Raise InputError where a resumed run would go on with other settings."""
     before, now = read_settings(args.out), json.loads(json.dumps(vars(args), default=str))
+    if not before:
+        raise InputError(f"--resume: {args.out} has no sound config.json; leave --resume out to begin anew")
     changed = [f"--{key.replace('_', '-')} was {before[key]}, is {now[key]}"
                for key in sorted(now.keys() & before.keys() - FREE) if now[key] not in (None, before[key])]
     if changed:
