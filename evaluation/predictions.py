@@ -46,12 +46,12 @@ def match_files(truth, files, troubles):
     """Index -> names of the files that may hold its prediction; the others become lines of troubles."""
     candidates = defaultdict(list)
     for name in sorted(files):
-        index = find_image(truth, name) if SUFFIX.search(name) else None
-        if index is not None:
-            candidates[index].append(name)
-        elif not SUFFIX.sub("", name).endswith("_overlay"):  # predict's, to look at
+        candidates[find_image(truth, name) if SUFFIX.search(name) else None].append(name)
+    absent = [name for i, name in enumerate(truth.names) if i not in candidates]
+    for name in candidates.pop(None, ()):
+        if not SUFFIX.sub("", name).endswith("_overlay"):  # predict's, to look at
             plain = nfc(name).casefold()
-            meant = max((other for other in truth.names if other.casefold() in plain), key=len, default=None)
+            meant = max((other for other in absent if other.casefold() in plain), key=len, default=None)
             hint = f": meant for {printable(meant)}?" if meant else ""
             troubles["misnamed" if meant else "extra"].append(printable(name) + hint)
     return candidates
