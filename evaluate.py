@@ -1,17 +1,16 @@
-"""Score a run, predict on anyone's images, export the network, grade a class's submissions, make the report anew.
+"""Score a run, predict on your own images, export the network, grade submissions, make the report again.
 
     python evaluate.py score runs/segmentation/unet-scenes
     python evaluate.py predict runs/segmentation/unet-scenes photos --out predictions
     python evaluate.py export runs/segmentation/unet-scenes model.pt2
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
-    python evaluate.py report --seeds 1
-"""
+    python evaluate.py report --seeds 1"""
 import os
 from importlib import import_module
 
 from training.flags import TASKS, Parser, add_place, parse, positive_int
 
-# Where the function of a command is. Only that module is imported, for torch takes seconds.
+# The module of each command's function. Only that module is imported, because torch takes seconds.
 COMMANDS = {"score": "evaluation.scores", "predict": "evaluation.predicting", "export": "evaluation.exporting",
             "grade": "evaluation.grading", "report": "evaluation.reporting"}
 
@@ -31,12 +30,12 @@ def get_args_parser():
     add("--data-dir", default="data")
     add("--split", choices=("train", "val", "test"), default="test")
 
-    add = command("predict", "masks and overlays, colours or labels for anyone's own images")
+    add = command("predict", "masks and overlays, colours or labels for your own images")
     add("run", help="a run's folder")
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as '*.jpg'")
     add("--out", required=True, help="the folder to write to")
     add("--probabilities", action="store_true",
-        help="also of each image an .npy of the classes' probabilities, float16 (classes, H, W)")
+        help="also write the classes' probabilities of each image, .npy, float16 (classes, H, W)")
 
     add = command("export", "the network in a file that torch or ONNX loads without this project")
     add("run", help="a run's folder")
@@ -44,7 +43,7 @@ def get_args_parser():
 
     add_grade_flags(command("grade", "score a class's submissions against the truth: tables, and a page for each"))
 
-    add = command("report", "make the homework's report anew: train what is missing, test every claim")
+    add = command("report", "make the homework's report again: train what is missing, test every claim")
     add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
     add("--data-dir", default="data")
     add("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="default: the data set's own")
@@ -61,11 +60,11 @@ def add_grade_flags(add):
         help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
     add("--truth", required=True, help="the folder of one split, as for training, or scenes")
     add("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
-    add("--roster", help="a CSV with the columns name,id: who handed in nothing has a row, too")
+    add("--roster", help="a CSV with the columns name,id: a student without a submission gets a row, too")
     add("--for", dest="system", choices=("moodle", "canvas"),
-        help="also write moodle.csv or canvas.csv, which it imports; canvas: --title is the assignment's")
+        help="also write moodle.csv or canvas.csv for import; canvas: give the assignment's name as --title")
     add("--title", help="the homework's name, for the pages")
-    add("--hide-truth", action="store_true", help="the students' pages show no truth, as of a hidden test")
+    add("--hide-truth", action="store_true", help="the students' pages do not show the truth, for a hidden test")
     add("--out", required=True, help="the folder to write to")
 
 

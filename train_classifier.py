@@ -1,11 +1,10 @@
-"""Task 1: say what kind of street, or what thing, an image shows, with a ResNet.
+"""Task 1: tell which kind of street, or which object, an image shows, with a ResNet.
 
     python train_classifier.py                                  # test accuracy 0.97, 2 minutes
     python train_classifier.py --data cifar10 --model resnet9   # 0.88, 10 minutes
     python train_classifier.py --sweep optimizer=sgd,adam schedule=none,step,multistep lr=1e-4,1e-3,1e-2
 
-Times are those of 2 CPU cores with bf16.
-"""
+Times are those of 2 CPU cores with bf16."""
 from training.flags import get_args_parser, parse
 
 if __name__ == "__main__":
@@ -26,9 +25,9 @@ from training.settings import prepare, run_main
 from training.sweep import sweep
 from utils import shrink
 
-# The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
-# `ema`. `smoothing` is that of the labels, `balance` the exponent of class_weights, and `small` the share of the first
-# epochs that see images at 0.7 of the side. With `mirror` an image is scored with its mirror image.
+# The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
+# are scored; `smoothing` is the label smoothing; `balance` is the exponent of class_weights; `small` is the share of
+# epochs, the first ones, with images at 0.7 of the side. With `mirror` an image and its mirror image are scored.
 RECIPES = {
     "report": dict(epochs=30, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, smoothing=0.0, balance=0.0, small=0.0, mirror=False, augment=dict(flip=0.5)),
@@ -36,7 +35,7 @@ RECIPES = {
                  ema=0.98, smoothing=0.1, balance=0.5, small=0.0, mirror=True,
                  augment=dict(flip=0.5, scale=(0.9, 1.3), color=0.2)),
 }
-BEST_ON = {  # what is better for one data set, and for one network on it
+BEST_ON = {  # better settings for one data set, and for one network on it
     "scenes": dict(epochs=25, width=32),
     "cifar10": dict(batch_size=128, lr=0.2, small=0.75, augment=dict(flip=0.5, shift=0.125)),
     ("cifar10", "resnet9"): dict(epochs=25, lr=0.4, schedule="linear", small=0.5, width=16),  # 10 minutes on 2 cores
@@ -44,24 +43,24 @@ BEST_ON = {  # what is better for one data set, and for one network on it
 
 
 def train(args):
-    """Everything but the test. Returns the run and its data."""
+    """All steps but the test. Returns the run and its data."""
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
 
     # 2. Network
     network = {"name": args.model, "in_channels": args.channels, "classes": len(data.classes), "width": args.width}
-    if args.model != "resnet9":  # which is for small images anyway
+    if args.model != "resnet9":  # resnet9 is always for small images
         network["small_stem"] = min(data.size) < 64
     torch.manual_seed(args.seed)
     model = build_network(network)
     load_start(model, args)
 
-    # 3. Training: best is chosen on val
+    # 3. Training: val chooses the best weights
     counts = np.bincount(data.splits["train"].targets, minlength=len(data.classes)) + 1.0
     weights = class_weights(counts, args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs():
-        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures what is largest
+        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures the full size
         size = shrink(data.size, multiple=8) if small else data.size
         for images, labels, draws in run.batches(data.splits["train"]):
             images, _ = augment(images, None, draws, size, **args.augment)
@@ -74,7 +73,7 @@ def train(args):
 
 
 def test(run, data):
-    # 4. Test: scored once, with the best weights
+    # 4. Test: once, with the best weights
     scores = score_classification(run.best_predictor(), data.splits["test"])
     print_scores(scores)
     confusion, probabilities = scores.pop("confusion"), scores.pop("probabilities")

@@ -2,10 +2,9 @@
 
     python train_colorization.py                           # colours for a given lightness, 5 minutes
     python train_colorization.py --target rgb              # the original report's way: paint the whole image
-    python train_colorization.py --target rgb --no-skips   # ... which comes out blurred
+    python train_colorization.py --target rgb --no-skips   # the same without skips: the image is blurred
 
-Times are those of 2 CPU cores with bf16.
-"""
+Times are those of 2 CPU cores with bf16."""
 from training.flags import get_args_parser, parse
 
 if __name__ == "__main__":
@@ -25,16 +24,17 @@ from training.run import Run
 from training.settings import prepare, run_main
 from utils import evenly, write_csv
 
-COLORFULNESS = 0.8  # of the truth's: the gain on ab is set to reach it on val; test may come out a tenth lower
+# The share of the truth's colourfulness that the gain on ab reaches on val. On test it may be a tenth lower.
+COLORFULNESS = 0.8
 
-# The original report's settings, and ours, chosen on val. Scored are the averaged weights, with the decay `ema`.
+# The original report's settings, and ours, chosen on val. `ema` is the decay of the averaged weights, which are scored.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, target="rgb", augment=dict(flip=0.5)),
     "best": dict(epochs=30, batch_size=16, optimizer="adamw", lr=1e-3, schedule="linear", weight_decay=0.01, width=32,
                  ema=0.98, target="lab", augment=dict(flip=0.5, scale=(0.9, 1.4))),
 }
-BEST_ON = {  # what is better for one data set
+BEST_ON = {  # better settings for one data set
     "camvid": dict(batch_size=8),
     "scenes": dict(epochs=12, batch_size=8, width=16),
     "cifar10": dict(epochs=20, batch_size=128, lr=2e-3, width=16, augment=dict(flip=0.5, shift=0.125)),
@@ -42,12 +42,12 @@ BEST_ON = {  # what is better for one data set
 
 
 def colorization_loss(output, rgb, ab):
-    """L1 distance to RGB (B, 3, H, W) in [0, 1] of an output with 3 channels, Huber distance to ab / AB_UNIT with 2."""
+    """An output of 3 channels: L1 distance to RGB (B, 3, H, W) in [0, 1]; of 2: Huber distance to ab / AB_UNIT."""
     return F.l1_loss(output.float().sigmoid(), rgb) if output.shape[1] == 3 else F.huber_loss(output.float(), ab)
 
 
 def mean_color(images):
-    """The mean ab (2,), in CIE units, of up to 500 images (N, 3, H, W) uint8. Raises InputError where all are grey."""
+    """The mean ab (2,), in CIE units, of up to 500 images (N, 3, H, W) uint8. Raises InputError if all are grey."""
     means, strongest = [], 0
     for i in evenly(len(images), 500):
         ab = AB_UNIT * lightness_and_ab(torch.from_numpy(images[i][None] / np.float32(255)))[1]
@@ -69,11 +69,11 @@ def main(args):
     torch.manual_seed(args.seed)
     model = build_network(network)
     if args.target == "lab":
-        torch.nn.init.zeros_(model.head.weight)  # begin with grey: the colours then grow from nothing
+        torch.nn.init.zeros_(model.head.weight)  # the first output is grey
         torch.nn.init.zeros_(model.head.bias)
     load_start(model, args)
 
-    # 3. Training: best is chosen on val
+    # 3. Training: val chooses the best weights
     run = Run(args, device, dtype, network, data, model, target=args.target, gain=1.0, mean_ab=mean_color(train.images))
     for epoch in run.epochs():
         for images, _, draws in run.batches(train):
@@ -89,7 +89,7 @@ def main(args):
             predictor = load_predictor(run.folder, device, dtype)
             draw_colorization({"prediction": predictor}, val, scores["images"], run.folder / "predictions.png")
 
-    # 4. Test: scored once, with the best weights
+    # 4. Test: once, with the best weights
     predictor = run.best_predictor()
     scores = score_colorization(predictor, test, baselines=True)
     print_scores(scores)

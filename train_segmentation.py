@@ -4,8 +4,7 @@
     python train_segmentation.py --model fcn32                                         # 0.43, 5 minutes
     python train_segmentation.py --model unet --data camvid --size 96 128 --width 32   # 0.50, 11 minutes
 
-Times are those of 2 CPU cores with bf16; the first command's hold in float32, without AVX-512, as well.
-"""
+Times are those of 2 CPU cores with bf16. The first command takes as long in float32 without AVX-512."""
 from training.flags import get_args_parser, parse
 
 if __name__ == "__main__":
@@ -26,9 +25,9 @@ from training.run import Run
 from training.settings import prepare, run_main
 from utils import evenly, shrink
 
-# The original report's settings, and ours, which were chosen on val. Scored are the averaged weights, with the decay
-# `ema`. `dice` is the weight of that loss, `balance` the exponent of class_weights, and `small` the share of the first
-# epochs that see images at 0.7 of the side. 0 leaves each of them out.
+# The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
+# are scored; `dice` is the weight of the Dice loss; `balance` is the exponent of class_weights; `small` is the share of
+# epochs, the first ones, with images at 0.7 of the side. 0 turns each of them off.
 RECIPES = {
     "report": dict(epochs=50, batch_size=64, optimizer="adam", lr=1e-4, schedule="none", weight_decay=0.0, width=64,
                    ema=0.0, dice=0.0, balance=0.0, small=0.0, augment=dict(flip=0.5)),
@@ -36,10 +35,10 @@ RECIPES = {
                  ema=0.98, dice=1.0, balance=0.5, small=0.5,
                  augment=dict(flip=0.5, rotate=5, scale=(0.8, 1.6), color=0.3)),
 }
-BEST_ON = {  # what is better for one data set, and for one network on it
+BEST_ON = {  # better settings for one data set, and for one network on it
     "camvid": dict(batch_size=8),  # on few images, many small steps learn more than a few large ones
     ("camvid", "fcn32"): dict(epochs=100),
-    "scenes": dict(epochs=12, batch_size=8, augment=dict(flip=0.5, color=0.1)),  # drawn scenes need little of it
+    "scenes": dict(epochs=12, batch_size=8, augment=dict(flip=0.5, color=0.1)),  # drawn scenes need little augmentation
     ("scenes", "unet"): dict(epochs=7, batch_size=4, width=16, small=0.7),
 }
 
@@ -47,14 +46,14 @@ BEST_ON = {  # what is better for one data set, and for one network on it
 def segmentation_loss(logits, masks, weights, dice):
     """Cross entropy, weighted by class, plus `dice` times one minus the mean of all classes' soft Dice.
 
-    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice, over the whole batch and smoothed by
-    1 (Milletari et al. 2016, without their squares), is close to mIoU: a thin class counts as much as a broad one.
-    """
-    # One plane per class: on CPUs twice as fast as the channels-last order that the logits come in.
+    logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice is computed over the whole batch and
+    smoothed by 1 (Milletari et al. 2016, without their squares). It is close to mIoU: a class of few pixels counts as
+    much as one of many."""
+    # One plane per class: on CPUs twice as fast as the logits' channels-last order.
     log_probability = logits.to(torch.float32, memory_format=torch.contiguous_format).log_softmax(1)
     truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)[:, None, None]  # void is no class
     pixels = truth.sum((0, 2, 3))
-    # The mean is taken here: on CUDA nll_loss's own is summed in another order at every run.
+    # The mean is taken here: on CUDA nll_loss sums its own mean in another order at every run.
     loss = F.nll_loss(log_probability, masks, weights, ignore_index=VOID, reduction="none")
     loss = loss.sum() / (weights * pixels).sum().clamp(min=1e-6)  # all may be void
     if dice:
@@ -65,7 +64,7 @@ def segmentation_loss(logits, masks, weights, dice):
 
 
 def pixels_by_class(masks, classes):
-    """Masks (N, H, W) uint8 -> counts (K,): the pixels of each class in up to 500 of them, and one."""
+    """Masks (N, H, W) uint8 -> counts (K,): the pixels of each class in up to 500 of them, plus one."""
     return sum(np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))[:classes] + 1.0
 
 
@@ -83,11 +82,11 @@ def main(args):
     model = build_network(network)
     load_start(model, args)
 
-    # 3. Training: best is chosen on val
+    # 3. Training: val chooses the best weights
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, foreground=args.foreground, **tiles)
     for epoch in run.epochs():
-        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures what is largest
+        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures the full size
         size = shrink(largest) if small else largest
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, **args.augment)
@@ -98,7 +97,7 @@ def main(args):
         if run.end_epoch({key: scores[key] for key in ("miou", "pixel_accuracy")}, best=scores["miou"]):
             draw_segmentation({"prediction": run.predictor}, val, scores["images"], run.folder / "predictions.png")
 
-    # 4. Test: scored once, with the best weights
+    # 4. Test: once, with the best weights
     predictor = run.best_predictor()
     scores = score_segmentation(predictor, test)
     print_scores(scores)

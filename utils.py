@@ -1,7 +1,6 @@
-"""What every script shares: batches of a data set, scores, plots, and files that are written whole.
+"""Functions that all scripts share: batches of a data set, scores, plots, files.
 
-With torchrun several processes work on one run. The first of them alone prints and writes files.
-"""
+With torchrun several processes work on one run. Only the first of them prints and writes files."""
 import contextlib
 import csv
 import dataclasses
@@ -42,7 +41,7 @@ def log(*values, **options):
 
 @contextlib.contextmanager
 def main_process_first():
-    """Run a block in the first process, then in the others, which find the files that the first wrote."""
+    """Run a block in the first process, then in the others, which find the first one's files."""
     if process_rank():
         dist.barrier()
     yield
@@ -51,7 +50,7 @@ def main_process_first():
 
 
 def gather(parts):
-    """The lists of all processes as one list, in the order in which `batches` shares out the data."""
+    """The lists of all processes as one list, in the order of the data in `batches`."""
     if world_size() == 1:
         return parts
     everyone = [None] * world_size()
@@ -62,15 +61,14 @@ def gather(parts):
 
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device.
-
-    With an `epoch`, to train: order and draws follow from (seed, epoch) alone, `start` batches are skipped, the last is
-    left out unless full, and each process gets a part of every one. Without: all samples in order, batches in turn.
-    """
+    With an `epoch`, for training: order and draws follow only from (seed, epoch). The first `start` batches and a last
+    one that is not full are left out. Each process gets a part of every batch. Without an `epoch`, for scoring: all
+    samples in order; each process gets whole batches in turn."""
     count, rank, processes = len(split), process_rank(), world_size()
     if epoch is None:
         order, draws = np.arange(count), np.zeros((count, DRAWS), np.float32)
-        fitting = 2**21 // math.prod(split.images.shape[2:])  # pixels: to score should take less memory than to train
-        batch_size = max(min(batch_size, fitting, -(-count // processes)), 1)  # work for all processes
+        fitting = 2**21 // math.prod(split.images.shape[2:])  # 2**21 pixels: scoring takes less memory than training
+        batch_size = max(min(batch_size, fitting, -(-count // processes)), 1)  # each process has work
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
@@ -78,13 +76,13 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
-    early = device.type != "mps"  # there a copy that nobody waits for may arrive damaged
+    early = device.type != "mps"  # on mps a non-blocking copy may be damaged
     for indices, arrays in zip(chunks, load(split, chunks, device, workers)):
         yield for_each(lambda array: array.to(device, non_blocking=early), [*arrays, torch.from_numpy(draws[indices])])
 
 
 def for_each(function, arrays):
-    """The function's results for the arrays of a batch, and None for None: task 3 has no targets."""
+    """The function's results for a batch's arrays, and None for None: task 3 has no targets."""
     return [array if array is None else function(array) for array in arrays]
 
 
@@ -102,7 +100,7 @@ def load(split, chunks, device, workers):
                         pin_memory=device.type == "cuda", worker_init_fn=leave_stopping_to_parent, **several)
     if not (workers and hasattr(signal, "pthread_sigmask")):
         return loader
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a new loader process must not die of them
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # these must not end a new loader process
     try:
         return iter(loader)
     finally:
@@ -121,7 +119,7 @@ class WholeBatches(torch.utils.data.Dataset):
 
 def leave_stopping_to_parent(worker):
     """Let a loader process ignore Ctrl-C, and end a minute after another signal: training first finishes its step."""
-    signal.set_wakeup_fd(-1)  # the parent's, which would take it for a signal of its own
+    signal.set_wakeup_fd(-1)  # it is the parent's, which would count this process's signals as its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         for number in STOPPING[1:]:
@@ -145,12 +143,12 @@ def evenly(total, count):
 
 
 def shrink(size, multiple=16):
-    """About 0.7 of each side of (H, W), half the work: the first epochs' size (Howard's progressive resizing, 2018)."""
+    """About 0.7 of each side of (H, W), for half the work in the first epochs (Howard's progressive resizing, 2018)."""
     return tuple(max(round(side * 0.7 / multiple) * multiple, min(side, multiple)) for side in size)
 
 
 def write_atomically(path, data, durable=True):
-    """Write bytes or text and rename them into place: no reader sees half a file. `durable`: nor after a power cut."""
+    """Write bytes or text to a new file, then rename it: no reader sees half a file; `durable`: even after a crash."""
     if process_rank():
         return
     path = Path(path)
@@ -168,7 +166,7 @@ def write_atomically(path, data, durable=True):
 
 
 def write_json(path, data):
-    """Write numbers, texts, lists and dicts; what is none of them is written as its text."""
+    """Write numbers, texts, lists and dicts; other values are written as text."""
     write_atomically(path, json.dumps(data, indent=2, default=str))
 
 
@@ -183,21 +181,19 @@ def write_csv(path, rows, encoding="utf-8"):
 
 
 def read_csv(path):
-    """The rows of a table of ours as dicts of strings; none where there is no file."""
+    """The rows of a table as dicts of strings; an empty list if there is no file."""
     if not Path(path).exists():
         return []
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
-# Scores. They follow from sums of counts over a whole split, never from means of batches.
+# Scores. They are computed from sums of counts over a whole split, never from means of batches.
 
 
 def pixel_counts(truth, prediction, classes):
     """Masks, integer tensors (B, H, W) -> counts (B, 3, K) int64 by class: pixels right, true and predicted.
-
-    Pixels that are void in the truth are not counted. A prediction of K or more is no class.
-    """
+    Pixels that are void in the truth are not counted. A prediction of K or more is no class."""
     bins, images = classes + 1, torch.arange(len(truth), dtype=torch.int32, device=truth.device)[:, None, None]
     pairs = (images * bins + truth.clamp(max=classes)) * bins + prediction.clamp(max=classes)  # narrow types are fast
     pairs = torch.bincount(pairs.flatten(), minlength=len(truth) * bins**2).view(-1, bins, bins)[:, :classes]
@@ -205,7 +201,7 @@ def pixel_counts(truth, prediction, classes):
 
 
 def segmentation_scores(counts):
-    """Counts (..., 3, K) -> means (...) and scores by class (..., K); nan for 0/0 has no part in the mean of IoU."""
+    """Counts (..., 3, K) -> means (...) and scores by class (..., K). 0/0 is nan, which the mean IoU leaves out."""
     right, true, predicted = np.moveaxis(np.asarray(counts, float), -2, 0)
     union, total = true + predicted - right, true.sum(-1).clip(1)
     shares = {"iou": (right, union), "dice": (2 * right, true + predicted), "precision": (right, predicted),
@@ -217,17 +213,16 @@ def segmentation_scores(counts):
 
 
 def outline_counts(truth, prediction, classes, tolerance=0.0075):
-    """Masks (H, W) uint8 -> boundary pixels by class (4, K): the truth's met, all of it; the prediction's met, all.
-
-    Met is a pixel if the other mask has a boundary pixel of that class within `tolerance`, a share of the diagonal
-    (Csurka et al. 2013). The image's edge is no boundary, nor is the edge of void.
-    """
+    """Masks (H, W) uint8 -> boundary pixels by class (4, K): the truth's that are met, all of the truth; the same two
+    for the prediction.
+    A pixel is met if the other mask has a boundary pixel of the same class within `tolerance`, a share of the diagonal
+    (Csurka et al. 2013). The edges of the image and of void are no boundaries."""
     radius = max(1, round(tolerance * math.hypot(*truth.shape)))
     inner = neighbourhood(np.minimum, truth != VOID)
     outlines = [inner & (neighbourhood(np.maximum, mask) != neighbourhood(np.minimum, mask))
                 for mask in (truth, prediction)]
     met = np.zeros((2, *truth.shape), bool)
-    for first in range(0, classes, 64):  # many classes at a time: a pixel is a word with a bit for each
+    for first in range(0, classes, 64):  # up to 64 classes at a time: a pixel has one bit for each
         number = min(classes - first, 64)
         bits = np.zeros(256, np.min_scalar_type((1 << number) - 1))
         bits[first : first + number] = [1 << i for i in range(number)]
@@ -239,7 +234,7 @@ def outline_counts(truth, prediction, classes, tolerance=0.0075):
 
 
 def neighbourhood(extreme, image):
-    """np.minimum or np.maximum over the 3x3 neighbourhood of each pixel, as far as that lies in the image (H, W)."""
+    """np.minimum or np.maximum over the 3x3 neighbourhood of each pixel, inside the image (H, W)."""
     image = np.pad(image, 1, mode="edge")
     rows = extreme(extreme(image[:-2], image[1:-1]), image[2:])
     return extreme(extreme(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
@@ -260,7 +255,7 @@ def dilate(bits, radius):
 
 
 def boundary_f1(counts):
-    """Sums of outline_counts (..., 4, K) -> the mean of F1 (...) over the classes that are in truth or prediction."""
+    """Sums of outline_counts (..., 4, K) -> the mean F1 (...) of the classes that are in truth or prediction."""
     met_truth, truth, met_prediction, prediction = np.moveaxis(counts, -2, 0)
     recall, precision = met_truth / truth.clip(1), met_prediction / prediction.clip(1)
     f1 = 2 * precision * recall / (precision + recall).clip(1e-12)
@@ -268,9 +263,8 @@ def boundary_f1(counts):
 
 
 def new_figure(rows, columns, width, height):
-    """A figure of width x height inches and its axes (rows, columns), without pyplot: its state is the user's."""
+    """A figure of width x height inches and its axes (rows, columns), without pyplot, whose state belongs to users."""
     from matplotlib.figure import Figure
-
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -281,7 +275,7 @@ def plot_lines(panels, path):
     for axis, (label, lines) in zip(axes[0], panels.items()):
         for (name, values), marker in zip(lines.items(), itertools.cycle("os^vDP")):
             values, epochs = np.array(values, float), np.arange(1, len(values[0]) + 1)
-            axis.plot(epochs, values.mean(0), label=name, marker=marker, markersize=3)  # one epoch is no line
+            axis.plot(epochs, values.mean(0), label=name, marker=marker, markersize=3)  # markers: one epoch has no line
             axis.fill_between(epochs, values.min(0), values.max(0), alpha=0.2)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -321,7 +315,7 @@ def plot_confusion(counts, classes, path):
 
 
 def plot_matrix(values, form, down, along, path, best=None, **labels):
-    """A matrix (len(down), len(along)) as coloured cells with numbers, `best` with a star; over 25 columns without."""
+    """A matrix (len(down), len(along)) as coloured cells, up to 25 columns with numbers; `best` has a star."""
     figure, [[axis]] = new_figure(1, 1, *(0.6 * min(len(names), 25) + 2.5 for names in (along, down)))
     shown = axis.imshow(values, aspect="auto", cmap="Blues")
     for (i, j), value in np.ndenumerate(values) if len(along) <= 25 else ():
@@ -352,7 +346,6 @@ def plot_images(rows, path, legend=(), columns=4):
         axes[0][0].set_title("nothing to show")
     if legend:
         from matplotlib.patches import Patch
-
         patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name) for name, color in legend]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), fontsize=8)
     save_figure(figure, path)
@@ -371,21 +364,21 @@ def save_figure(figure, path):
 def save_image(image, path):
     """Write a Pillow image in the format of its path's suffix."""
     buffer = io.BytesIO()
-    # PNG's own default, level 6, takes three times as long to make a photograph 6% smaller.
+    # PNG's default level, 6, takes three times as long and makes a photograph only 6% smaller.
     image.save(buffer, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], quality=90, compress_level=1)
-    write_atomically(path, buffer.getbuffer(), durable=False)  # one of thousands, and easily made again
+    write_atomically(path, buffer.getbuffer(), durable=False)  # an image is easily made again
 
 
-# The first 11 differ from each other and from black by 18 CIEDE2000 or more, all 24 by 8: in normal vision, and in
-# deuteranopia and protanopia as Machado et al. (2009) simulate them.
+# The first 11 differ from each other and from black by 18 CIEDE2000 or more, all 24 by 8. This holds for normal vision
+# and for deuteranopia and protanopia as Machado et al. (2009) simulate them.
 FIGURE_COLORS = [tuple(bytes.fromhex(color)) for color in (
     "8000ff ffff00 55ffff 558055 000055 2a5555 aad4aa aaaa00 2aaaff 800000 80aaaa aa5500 d40080 8080aa ffffaa 80aa80 "
     "0000aa 552a2a ff0055 55d4ff d4d455 2a80ff 2a002a aa0055").split()]
 
 
 def figure_colors(colors):
-    """Classes' colours -> those of figures, which the colour-blind can tell apart: each is the next to its own of
-    as many. More than 24 classes keep their own."""
+    """Classes' colours -> colours for figures, which colour-blind people can tell apart: each class gets the nearest
+    free one of as many FIGURE_COLORS. More than 24 classes keep their own."""
     left, chosen = FIGURE_COLORS[: len(colors)], []
     for own in colors if len(colors) <= len(FIGURE_COLORS) else ():
         chosen.append(min(left, key=lambda color: math.dist(color, own)))
@@ -394,7 +387,7 @@ def figure_colors(colors):
 
 
 def best_to_worst(scores):
-    """Scores, of which higher is better -> {index: "best", "median", "worst"} of three of them."""
+    """Scores, higher is better -> {index: "best", "median" or "worst"} of three of them."""
     order = np.argsort(scores, kind="stable")
     return dict(zip(order[[-1, len(order) // 2, 0]].tolist(), ("best", "median", "worst")))
 

@@ -1,8 +1,7 @@
-"""Random changes to a whole batch at once, on the device the batch is on; random crops, while images are read.
+"""Random changes to a whole batch at once, on the batch's device, and random crops while images are read.
 
-Each sample brings its own row of DRAWS uniform numbers, which utils.batches makes from seed, epoch and index. So what
-happens to an image does not depend on the batch it is in.
-"""
+Each sample has its own row of DRAWS uniform numbers, which utils.batches makes from seed, epoch and index. So the
+changes to an image do not depend on the batch it is in."""
 import math
 from dataclasses import dataclass
 
@@ -18,11 +17,9 @@ DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 
 
 @dataclass
 class Crops(Split):
-    """A training split of large images, whose samples are random crops of the size `tile`, cut out as they are read.
-
-    Each image gives as many as tiles would cover it. `places` (N,) in [0, 1) says where an epoch's crops lie.
-    """
-    on_gpu: tuple = ()  # never
+    """A training split whose samples are random crops of size `tile`, which are cut out as the images are read.
+    An image gives as many crops as tiles are needed to cover it. `places` (N,) in [0, 1) says where the crops lie."""
+    on_gpu: tuple = ()  # crops are never kept on the GPU
     tile: tuple[int, int] = (0, 0)
     places: np.ndarray | None = None
 
@@ -43,7 +40,7 @@ class Crops(Split):
 
 
 def crop_train(data, tile):
-    """Let a data set's train hold random crops; returns what its checkpoints say of it: nothing without a tile."""
+    """Make the train split give random crops. Returns the entry for checkpoints; empty if there is no tile."""
     if not tile:
         return {}
     tile = [min(pair) for pair in zip(tile, data.size)]
@@ -53,12 +50,10 @@ def crop_train(data, tile):
 
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
     """Mirror, turn, zoom, shift and recolour each image, and its mask with it.
-
-    images (B, C, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images
-    (B, C, *size) float in [0, 1], masks (B, *size) int64, VOID where the frame left the image. `flip` is a probability,
-    `rotate` the largest angle in degrees, `scale` the range of magnifications, `shift` the largest translation as a
-    share of each side, `color` the largest change of brightness, contrast, saturation and tint.
-    """
+    images (B, C, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images (B, C, *size)
+    float in [0, 1], masks (B, *size) int64, VOID outside of the image. `flip` is a probability, `rotate` the
+    largest angle in degrees, `scale` the range of magnifications, `shift` the largest translation as a share of each
+    side, `color` the largest change of brightness, contrast, saturation and tint."""
     images = images.float().div_(255)
     size = tuple(size or images.shape[-2:])
     if flip or rotate or shift or scale != (1.0, 1.0) or size != images.shape[-2:]:
@@ -66,14 +61,14 @@ def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         if masks is not None:
             masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)
-            masks = masks[:, 0] + VOID  # where grid_sample has padded with 0
+            masks = masks[:, 0] + VOID  # grid_sample pads with 0, which becomes VOID
     if color:
         images = recolor(images, draws[:, 6:10], color)
     return images, None if masks is None else masks.long()
 
 
 def sampling_grid(shape, draws, flip, rotate, scale, shift):
-    """Where each pixel of an output of `shape` (B, C, H, W) looks in the input: (B, H, W, 2) for grid_sample."""
+    """The place in the input of each pixel of an output of `shape` (B, C, H, W): (B, H, W, 2) for grid_sample."""
     height, width = shape[2:]
     signed = 2 * draws - 1
     mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
@@ -81,14 +76,14 @@ def sampling_grid(shape, draws, flip, rotate, scale, shift):
     low, high = map(math.log, scale)
     zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    # Zooming in leaves room to look around; whole pixels keep an unturned, unscaled image sharp.
+    # A zoomed image can be shifted further. Shifts are whole pixels: an image that is only shifted stays sharp.
     room = (1 - zoom).clamp(min=0) + 2 * shift
     dx = (signed[:, 3] * room * width / 2).round() * 2 / width
     dy = (signed[:, 4] * room * height / 2).round() * 2 / height
     aspect = height / width
     theta = torch.stack([cos * mirror, -sin * aspect, dx, sin * mirror / aspect, cos, dy], 1).view(-1, 2, 3)
     if theta.is_cuda:
-        theta = theta.double()  # as a TF32 matrix product the grid would be off by up to a quarter of a pixel
+        theta = theta.double()  # in TF32 the grid would be wrong by up to a quarter of a pixel
     return F.affine_grid(theta, shape, align_corners=False).float()
 
 

@@ -1,12 +1,11 @@
-"""The cache: a data set that was found is decoded once, on all cores, and memory-mapped ever after.
+"""The cache: a data set is decoded once, on all cores. Later runs map the decoded arrays into memory.
 
     <data_dir>/cache/<data set>-<task>-<size>-<key>/
         <split>.images     uint8 (N, C, H, W)
         <split>.targets    masks, uint8 (N, H, W), or labels, int64 (N,); none for colorization
-        metadata.json      the splits' names, and what else decoding tells of the data set: KEPT
+        metadata.json      the samples' names, and the fields in KEPT
 
-The key is a hash over all that the arrays depend on, so a cache is never out of date. All of it is safe to delete.
-"""
+The key is a hash of all that the arrays depend on, so a cache is never out of date. You can delete it at any time."""
 import contextlib
 import hashlib
 import json
@@ -47,10 +46,8 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 @dataclass
 class Split:
     """One split, decoded. `images`: uint8 (N, C, H, W), memory-mapped and read-only.
-
     `targets`: uint8 masks (N, H, W) with 255 void | int64 labels (N,) | None for colorization. `names`: unique,
-    relative to the data set, without suffix where that stays unique.
-    """
+    relative to the data set, without suffix where that stays unique."""
     images: np.ndarray
     targets: np.ndarray | None
     names: list[str]
@@ -65,20 +62,18 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Tells whether a split holds the same images as before, by their names."""
+        """A hash of the samples' names: it shows whether a split holds the same images as before."""
         return hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_loaders(split: Split, workers: int, batch_size: int, memory: float = None, files: float = None) -> None:
-    """Raise InputError where loader processes lack shared memory (bytes; a container often has 64 MB) or open files.
-
-    Each has four batches waiting in /dev/shm, two open files a batch, and some more for its pipes.
-    """
+    """Raise InputError if shared memory (bytes; a container often has 64 MB) or open files are too few for the loaders.
+    Each process keeps four batches in /dev/shm, two open files a batch, and some more for its pipes."""
     sample = sum(array.nbytes for array in split.read(np.zeros(1, int)) if array is not None)
     needed = 4 * workers * batch_size * sample
     if memory is None:
@@ -92,7 +87,7 @@ def check_loaders(split: Split, workers: int, batch_size: int, memory: float = N
 
 
 def follow_parent(worker=None) -> None:
-    """Make a worker process end when its parent ends or is killed. Ctrl-C reaches both; it is left to the parent."""
+    """Make a worker process end when its parent ends or is killed. Ctrl-C reaches both; only the parent handles it."""
     def follow():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -103,10 +98,9 @@ def follow_parent(worker=None) -> None:
 
 
 def for_all(data: DataSet, method: str, complain):
-    """Yield (split, i, what a method gives for that sample) in order, with a process on each core. `complain` takes
-    each InputError."""
+    """Yield (split, i, the method's result for sample i) in order, from all cores. `complain` gets InputErrors."""
     jobs = [(split, i, method) for split, samples in data.splits.items() for i in range(len(samples))]
-    workers = min(usable_cores(), len(jobs) // JOB) if len(jobs) > 100 else 0  # fewer are not worth a process
+    workers = min(usable_cores(), len(jobs) // JOB) if len(jobs) > 100 else 0  # few jobs are faster in this process
     loader = DataLoader(data, sampler=jobs, batch_size=JOB, num_workers=workers,
                         prefetch_factor=4 if workers else None, worker_init_fn=follow_parent,
                         multiprocessing_context=START_METHOD if workers else None,
@@ -121,7 +115,7 @@ def for_all(data: DataSet, method: str, complain):
 
 
 def open_cache(data: DataSet, data_dir: str) -> None:
-    """Turn a data set's samples into `Split`s, from its cache, which is filled if need be, and set what is KEPT."""
+    """Fill a data set's cache if needed; replace the samples by its `Split`s, and set the fields in KEPT."""
     folder, notes, data.notes = cache_folder(data, data_dir), data.notes, []
     if not read_cache(data, folder):
         write_cache(data, folder)
@@ -131,7 +125,7 @@ def open_cache(data: DataSet, data_dir: str) -> None:
 
 
 def cache_folder(data: DataSet, data_dir: str) -> str:
-    """Where a data set's cache is. Its key hashes files with their sizes and times, the code that draws, the rest."""
+    """The folder of a data set's cache. Its key is a hash of the settings and of the files' names, sizes and times."""
     seed = data.seed if data.missing or data.name == "scenes" else None
     digest = hashlib.sha256(repr((CACHE_VERSION, data.root, data.task, data.size, data.classes, data.masks,
                                   data.levels, data.channels, seed)).encode())
@@ -146,7 +140,7 @@ def cache_folder(data: DataSet, data_dir: str) -> str:
 
 
 def read_cache(data: DataSet, folder: str) -> bool:
-    """Map a cache's arrays into memory. Returns False where it is absent or damaged."""
+    """Map a cache's arrays into memory. Returns False if it is absent or damaged."""
     try:
         with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
             metadata = json.load(file)
@@ -169,7 +163,7 @@ def array_forms(data: DataSet) -> dict[str, tuple]:
 
 
 def write_cache(data: DataSet, folder: str) -> None:
-    """Decode everything into `folder`, which appears when it is whole. Raises InputError where that is impossible."""
+    """Decode everything into a temporary folder, then rename that to `folder`. Raises InputError if it fails."""
     parent, name = os.path.split(folder)
     pixels = sum(map(len, data.splits.values())) * data.size[0] * data.size[1]
     needed = pixels * (data.channels + (data.task == "segmentation"))
@@ -195,7 +189,7 @@ def decode_into(folder: str, data: DataSet) -> None:
     settle(data)
     noted, counts = defaultdict(list), {split: np.zeros(max(256, len(data.classes)), int) for split in data.splits}
     with contextlib.ExitStack() as stack:
-        # Written, not mapped: on a full disk a write fails, but a mapped page kills the process.
+        # The files are written, not mapped: on a full disk a write fails, but a mapped page kills the process.
         files = {(split, part): stack.enter_context(open(os.path.join(folder, f"{split}.{part}"), "wb"))
                  for split in data.splits for part in array_forms(data)}
         for split, i, (image, target, facts) in for_all(data, "decode", data.complain):
@@ -212,16 +206,15 @@ def decode_into(folder: str, data: DataSet) -> None:
     for split, own in data.counts.items():
         counted = zip(data.classes, own, *data.counts.values())
         if lacking := [name for name, count, *others in counted if not count and any(others)]:
-            data.notes.append(f"no mask of {split} holds {first_few(lacking)}: its scores say nothing of that")
+            data.notes.append(f"no mask of {split} holds {first_few(lacking)}: its scores say nothing about that")
     names = {split: samples.names for split, samples in data.splits.items()}
     with open(os.path.join(folder, "metadata.json"), "w", encoding="utf-8") as file:
         json.dump({"names": names, **{key: getattr(data, key) for key in KEPT}}, file)
 
 
 def settle(data: DataSet) -> None:
-    """Settle what only the files' content tells: the levels of deep images, the classes where no classes.csv names
-    them, and which samples are held out. What cannot be read is left for `decode_into` to complain of.
-    """
+    """Find out what only the files' content says: the levels of deep images, the classes if there is no classes.csv,
+    and the samples to hold out. `decode_into` reports files that cannot be read."""
     images = [image for samples in data.splits.values() for image in samples.images if isinstance(image, str)]
     if not data.levels and (levels := common_levels(images, data.channels)):
         data.levels = levels

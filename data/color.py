@@ -1,8 +1,7 @@
 """Colour science on batches: sRGB and CIELAB, and metrics of colour and sharpness.
 
 Images are (B, 3, H, W) float: sRGB in [0, 1], or Lab with L in [0, 100] and a, b in CIE units (about -110 to 110).
-Autocast and TF32 lower the precision of matrix products and convolutions: they are written as elementwise sums here.
-"""
+Autocast and TF32 lower the precision of matrix products and convolutions: this file uses elementwise sums."""
 import math
 
 import torch
@@ -30,9 +29,7 @@ def linear_to_lab(linear):
 
 def lab_to_rgb(lab):
     """CIELAB (B, 3, H, W) to sRGB (B, 3, H, W) in [0, 1]; differentiable, with finite gradients everywhere.
-
-    Colours outside sRGB are clipped channel by channel: a clipped channel passes no gradient, the others still do.
-    """
+    Colours outside sRGB are clipped channel by channel: a clipped channel passes no gradient, the others still do."""
     lightness, a, b = lab.float().unbind(1)
     y = (lightness + 16) / 116
     xyz = [y + a / 500, y, (y - b / 200).clamp(min=0)]  # no light has a negative Z
@@ -43,8 +40,8 @@ def lab_to_rgb(lab):
 
 
 def piecewise(value, threshold, curve, line):
-    """`curve` above the threshold, `line` below. The curve never sees a value below it: the infinite slope of a root
-    there would be multiplied by zero, and the gradient would be NaN. On a CPU lerp takes a third of where's time."""
+    """`curve` above the threshold, `line` below. The curve gets no value below it: a root's infinite slope times zero
+    would make the gradient NaN. On a CPU torch.lerp takes a third of torch.where's time."""
     return torch.lerp(line(value), curve(value.clamp(min=threshold)), (value > threshold).float())
 
 
@@ -54,10 +51,8 @@ def matmul(matrix, channels):
 
 def ciede2000(lab1, lab2):
     """Perceived difference of two images in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable.
-
-    Sharma, Wu, Dalal 2005, "The CIEDE2000 color-difference formula". A metric, not a loss: it is not differentiable
-    where the colours are equal or grey.
-    """
+    Sharma, Wu, Dalal 2005, "The CIEDE2000 color-difference formula". It is not differentiable at equal or grey colours,
+    so it is no loss."""
     l1, a1, b1 = lab1.float().unbind(1)
     l2, a2, b2 = lab2.float().unbind(1)
 
@@ -70,7 +65,7 @@ def ciede2000(lab1, lab2):
     a1, a2 = a1 * stretch, a2 * stretch
     c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
     h1, h2 = torch.atan2(b1, a1) % (2 * math.pi), torch.atan2(b2, a2) % (2 * math.pi)
-    # Hues are compared along the shorter arc. The slack lets exact opposites count as unwrapped in spite of rounding.
+    # Hues are compared along the shorter arc. 1e-6: exact opposites count as not wrapped, in spite of rounding.
     delta_hue = h2 - h1
     far = (delta_hue.abs() > math.pi + 1e-6).float()
     delta_hue = delta_hue - 2 * math.pi * far * delta_hue.sign()
@@ -94,10 +89,7 @@ def psnr(prediction, truth):
 
 def ssim(prediction, truth):
     """Structural similarity of images (B, C, H, W) in [0, 1], H and W at least 11: (B,), 1 where they are equal.
-
-    Wang, Bovik, Sheikh, Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5, a channel at a time; only windows
-    that lie inside the image count.
-    """
+    Wang, Bovik, Sheikh, Simoncelli 2004: Gaussian windows of 11 pixels, sigma 1.5, inside the image; per channel."""
     x, y = prediction.float(), truth.float()
     mean_x, mean_y, squares, product = (blur(v) for v in (x, y, x * x + y * y, x * y))
     means, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2
@@ -108,23 +100,21 @@ def ssim(prediction, truth):
 
 
 def blur(image, radius=5, sigma=1.5):
-    """Gaussian blur without padding. A sum of shifted images: as a convolution it would run in TF32 or bf16, too
-    coarse for the variances that ssim takes as differences of its results."""
+    """Gaussian blur without padding, as a sum of shifted images. A convolution would run in TF32 or bf16, which is too
+    coarse for ssim: it computes variances as differences of these results."""
     taps = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
     for axis in (2, 3):
         length = image.shape[axis] - 2 * radius
         blurred = torch.zeros_like(image.narrow(axis, 0, length))
         for i, tap in enumerate(taps):
-            blurred.add_(image.narrow(axis, i, length), alpha=tap / sum(taps))  # half the work of products and a sum
+            blurred.add_(image.narrow(axis, i, length), alpha=tap / sum(taps))
         image = blurred
     return image
 
 
 def colorfulness(rgb):
     """Colourfulness of images (B, 3, H, W) in [0, 1]: (B,), on the paper's scale, from 0 (grey) to 109 (extremely).
-
-    Hasler, Süsstrunk 2003, "Measuring colourfulness in natural images", the metric M(3).
-    """
+    Hasler, Süsstrunk 2003, "Measuring colourfulness in natural images", the metric M(3)."""
     red, green, blue = (255 * rgb.float()).flatten(2).unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue])
     means = opponents.mean(2, keepdim=True)

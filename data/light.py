@@ -1,10 +1,10 @@
-"""From the numbers of a street's surfaces to a photograph: places, textures, light, haze and camera, all at once."""
+"""Turn the surface numbers of a street into a photograph: places, textures, light, haze and camera."""
 import numpy as np
 from PIL import Image, ImageFilter
 
 from data.street import (FACADE, GLASS, GROUND, LAMP, LAMPLIGHT, LEAF, PANE, RAIN, ROAD, SHOP, SUPER, VOID, octaves)
 
-CENTRE = slice(SUPER // 2, None, SUPER)  # of each pixel
+CENTRE = slice(SUPER // 2, None, SUPER)  # the samples at the pixels' centres
 GRAIN, CLOUDS, UNEVEN = (.5, .7, 1, 1, .8, .6, .5), (.5, 1, .8, .5, .3), (0, 0, 0, 0, 0, 0, 1)  # weights of octaves
 
 
@@ -19,10 +19,10 @@ def column(values):
 
 
 def locate(s, table, numbers, rows, columns):
-    """Where the surfaces of these samples are -> x, y, z in metres."""
+    """The places (x, y, z) in metres of the surfaces at these samples."""
     across, down = np.float32((columns + .5 - s.left) / s.across), np.float32((rows + .5 - s.top) / s.down)
     z = np.where(table[4].take(numbers) == GROUND, s.eye_y / np.maximum(down, 1e-4), table[7].take(numbers))
-    side = np.flatnonzero(table[10].take(numbers))  # there x is known: bend z^2 - across z + x - eye_x = 0
+    side = np.flatnonzero(table[10].take(numbers))  # their x is known: solve bend z^2 - across z + x - eye_x = 0
     x, ray = table[5].take(numbers.take(side)) - s.eye_x, across.take(side)
     root = np.sqrt(np.maximum(ray * ray - 4 * s.bend * x, 0))
     z[side] = np.clip(2 * x / (ray + np.where(x > 0, root, -root) + 1e-9), .5, 400)
@@ -30,7 +30,7 @@ def locate(s, table, numbers, rows, columns):
 
 
 def windows(s, wall, number, shop, u, v):
-    """Paint panes, frames and sills on samples of façades; u, v: in bays and floors -> colours, which shine."""
+    """Paint panes, frames and sills on samples of façades -> (colours, which samples shine). u, v: in bays, floors."""
     bay, floor = np.floor(u), np.floor(v)
     across, up, shop = u - bay - .5, v - floor - .5, shop & (v < 1)
     chance = texture(UNEVEN, bay * 7 + number * 3, floor * 5 + number)
@@ -48,7 +48,7 @@ def windows(s, wall, number, shop, u, v):
 
 
 def paint(s, table, number, x, y, z):
-    """Colours of samples with their textures -> (3, N), and which of them shine by themselves."""
+    """(textured colours of samples (3, N), which of them shine)."""
     kind, at_x, at_y, at_z, width, height = (values.take(number) for values in table[4:10])
     ground, leaf, facade = kind == GROUND, kind == LEAF, (kind == FACADE) | (kind == SHOP)
     u, v, near = np.where(ground, x, x + z), np.where(ground, z, y), 1 / (1 + z / 25)
@@ -59,7 +59,7 @@ def paint(s, table, number, x, y, z):
     joint = (width < 99) & ~leaf & ~facade & (np.minimum(np.abs(p - np.rint(p)), np.abs(q - np.rint(q))) < .07)
     tone[joint] *= 1 - .3 * np.clip(2 - 6 * z / s.across / np.minimum(width, height), 0, 1)[joint]
     tone[kind == GLASS] *= 1 + 1.5 * np.clip(y - 1, 0, 1)[kind == GLASS]
-    tone *= np.where(ground | leaf, 1, .72 + .28 * np.clip(y, 0, 1))  # less light reaches what is low
+    tone *= np.where(ground | leaf, 1, .72 + .28 * np.clip(y, 0, 1))  # low parts get less light
     rgb, shines = table[:3].take(number, 1), (kind == LAMP) & s.weather.lamps
     rgb[:, facade], shines[facade] = windows(s, rgb[:, facade], number[facade], kind[facade] == SHOP, p[facade],
                                              q[facade])
@@ -67,7 +67,7 @@ def paint(s, table, number, x, y, z):
 
 
 def lamplight(s, x, y, z):
-    """What lamps and headlights, ours too, add to the light at these places -> (3, N)."""
+    """The light (3, N) that lamps and headlights, also the camera car's, add at these places."""
     beam = np.exp(-((x - s.eye_x) / (2 + .16 * z)) ** 2 - (y / (1.2 + .03 * z)) ** 2) / (1 + (z / 16) ** 2)
     light = column([.5, .48, .4]) * beam
     for at_x, at_y, at_z, rgb, reach in s.lights:
@@ -82,7 +82,7 @@ def each(planes, method, *args):
 
 
 def sky(s):
-    """-> (3, height, width): a gradient down to the horizon, clouds and the sun's halo."""
+    """The sky (3, height, width): a gradient down to the horizon, clouds and the sun's halo."""
     zenith, low, light = (column(c)[..., None] for c in (s.weather.zenith, s.weather.horizon, s.weather.light))
     depth, x = np.linspace(0, 1, 60, dtype=np.float32)[:, None], np.linspace(-1, 1, 96, dtype=np.float32)
     start, stretch = s.rng.uniform(0, 256), s.rng.uniform(1, 3)
@@ -97,7 +97,7 @@ def sky(s):
 
 
 def light(s, numbers):
-    """-> float32 (3, H, W) at the final size: what reaches the lens; 255 is white paper in full light."""
+    """The light that reaches the lens, float32 (3, H, W) at the final size; 255 is white paper in full light."""
     table, shape = np.float32(s.rows).T.copy(), (s.height // SUPER, s.width // SUPER)
     pixels = numbers[CENTRE, CENTRE]
     rows, columns = np.indices(shape).reshape(2, -1) * SUPER + SUPER // 2
@@ -118,19 +118,19 @@ def light(s, numbers):
         plane.ravel()[seen] = far + (colour - far) * clear
     photo = each(photo, "reduce", SUPER)
     label = table[3].take(pixels)
-    wet = .75 * (label == VOID) + .25 * (label == ROAD) * (s.weather is RAIN)  # mirrors what stands above it
+    wet = .75 * (label == VOID) + .25 * (label == ROAD) * (s.weather is RAIN)  # water and wet roads mirror
     mirrored = photo[:, np.clip(2 * s.top / SUPER - np.arange(shape[0]), 0, shape[0] - 1).astype(int)]
     return photo + (mirrored * ripples - photo) * wet
 
 
 def photograph(s, numbers):
-    """-> (H, W, 3) uint8: a lens that blurs and glows, an exposure that leaves nothing black, a sensor's noise."""
+    """The photograph (H, W, 3) uint8: lens blur and glow, an exposure without black areas, sensor noise."""
     rng, photo = s.rng, light(s, numbers) / 255
     _, height, width = photo.shape
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     photo *= column(1 + rng.normal(0, .02, 3))[..., None] * (1 - rng.uniform(0, .18) * (x * x + y * y))
     target, gain = rng.uniform(*((72, 112) if s.weather.lamps else (92, 148))) / 255, 1.0
-    for _ in range(4):  # towards a mean, with a curve that rolls off before it clips
+    for _ in range(4):  # find the gain that gives the target mean
         gain *= target / (1 - np.exp(-gain * photo)).mean()
     photo = 1 - np.exp(-gain * photo)
     photo = target + (photo - target) * rng.uniform(.9, 1.35)
@@ -140,7 +140,7 @@ def photograph(s, numbers):
     glow = image.point(lambda value: max(0, 3 * value - 510)) if s.weather.lamps else Image.new("RGB", image.size)
     glow = .5 * np.asarray(glow.filter(ImageFilter.GaussianBlur(height / 30 * s.weather.lamps)), np.float32)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, .55) * (height / 96) ** .5))
-    # Cameras smooth the colours' noise and leave most of the brightness's.
+    # Cameras remove most noise of colours, but little noise of brightness.
     noise = rng.standard_normal((height, width, 1), np.float32)
     noise = noise + .3 * rng.standard_normal((height, width, 3), np.float32)
     photo = np.asarray(image, np.float32) + glow + rng.uniform(1, 6) * noise

@@ -1,8 +1,7 @@
-"""Masks: the class of every pixel. A raw mask holds what its file holds: ids, palette indices or RGB colours.
+"""Masks: the class of every pixel. A raw mask holds the file's values: ids, palette indices or RGB colours.
 
-    classes = read_classes("mine")                    # mine/classes.csv, or the one beside mine; None without one
-    decode_mask(read_mask("mine/a.png"), classes)     # uint8 (H, W), 255 where void
-"""
+    classes = read_classes("mine")                    # of mine/classes.csv, or of the one beside mine, or None
+    decode_mask(read_mask("mine/a.png"), classes)     # uint8 (H, W), 255 where void"""
 import csv
 import os
 from typing import NamedTuple
@@ -14,15 +13,15 @@ from data import InputError
 from data.images import first_few, open_image, printable
 
 VOID = 255  # pixels that are never scored, in every decoded mask
-NO_CLASS = 254  # marks, while a mask is decoded, a value that belongs to no class
+NO_CLASS = 254  # marks values of no class while a mask is decoded
 VOID_NAMES = ("void", "ignore", "unlabelled", "unlabeled")
 CSV_EXAMPLE = "a classes.csv in the folder, as in: id,name,r,g,b / 0,road,128,64,128 / 1,car,64,0,128 / 2,void,0,0,0"
 
 
 class Classes(NamedTuple):
-    """What the values of raw masks mean, by raw id in ascending order."""
-    names: dict[int, str]  # of the scored classes; ids of one name are one class
-    colors: dict[int, tuple[int, int, int]]  # of the scored and the void ones; empty where only ids can be decoded
+    """The meaning of raw masks' values, by raw id in ascending order."""
+    names: dict[int, str]  # of the scored classes; ids with one name are one class
+    colors: dict[int, tuple[int, int, int]]  # of scored and void classes; empty if masks hold only ids
     void_ids: set[int]
 
 
@@ -31,13 +30,13 @@ FOREGROUND = Classes({0: "background"} | dict.fromkeys(range(1, 256), "foregroun
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """`count` distinct colours, PASCAL VOC's: the bits of the id spread over the high bits of r, g and b."""
+    """The first `count` colours of PASCAL VOC: the bits of the id are spread over the high bits of r, g and b."""
     return [tuple(sum((i >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
             for i in range(count)]
 
 
 def scored_classes(classes: Classes) -> tuple[list[str], list[tuple[int, int, int]], list[int]]:
-    """Names, colours and raw ids of the scored classes, in order. Colours that are not given are made up."""
+    """Names, colours and raw ids of the scored classes, in order. Missing colours are taken from `palette`."""
     first = {name: id for id, name in reversed(classes.names.items())}
     names, spare = list(dict.fromkeys(classes.names.values())), palette(256)
     ids = [first[name] for name in names]
@@ -45,9 +44,8 @@ def scored_classes(classes: Classes) -> tuple[list[str], list[tuple[int, int, in
 
 
 def read_classes(folder) -> Classes | None:
-    """Read the classes.csv (id, name, r, g, b; the colours may be left out) of a folder or of its parent, or CVAT's
-    labelmap.txt; None without one. Raises InputError that names the file and the row.
-    """
+    """Read the classes.csv (id, name, r, g, b; colours are optional) or CVAT's labelmap.txt in a folder or its parent;
+    None if there is none. Raises InputError that names the file and the row."""
     folder = os.path.abspath(folder)
     paths = [os.path.join(place, name) for place in (folder, os.path.dirname(folder))
              for name in ("classes.csv", "labelmap.txt")]
@@ -72,7 +70,7 @@ def write_classes(path, classes: Classes) -> None:
 
 
 def parse_classes(rows: list[list[str]]) -> Classes:
-    """The classes that the rows of a classes.csv name. Raises ValueError that says what is wrong."""
+    """The classes in the rows of a classes.csv. Raises ValueError that says what is wrong."""
     names, colors, void_ids = {}, {}, set()
     header = [cell.lower() for cell in rows[0]] if rows else []
     if header not in (["id", "name", "r", "g", "b"], ["id", "name"]):
@@ -97,9 +95,8 @@ def parse_classes(rows: list[list[str]]) -> Classes:
 
 
 def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]:
-    """The classes of masks without a classes.csv, and a line on what was understood. presence: bool (N, 256), which
-    values mask i holds. paths: the masks' files. Raises InputError where the values do not tell.
-    """
+    """The classes of masks without a classes.csv, and a line that says how they were understood. presence: bool
+    (N, 256), which values mask i holds. paths: the masks' files. Raises InputError if the values are not clear."""
     values = np.flatnonzero(presence.any(0)).tolist()
     ids = [value for value in values if value != VOID]
     if len(values) == 2 and values[0] == 0:
@@ -109,7 +106,7 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     if len(values) < 2 or ids[-1] >= 64:
         odd = (ids or values)[-1]
         worst = printable(paths[presence[:, odd].argmax()])
-        raise InputError(f"{worst}: value {odd} is no plain class id (in all masks: {first_few(map(str, values))}); "
+        raise InputError(f"{worst}: value {odd} is not a class id (in all masks: {first_few(map(str, values))}); "
                          f"save masks as PNG (never JPEG), or say what the values mean by {CSV_EXAMPLE}")
     note = f"masks: ids 0 to {ids[-1]}{', 255 void' if VOID in values else ''}, named by their numbers (no classes.csv)"
     rows = presence[presence[:, :VOID].any(1), :VOID]
@@ -122,9 +119,7 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
 
 def read_mask(path, classes: Classes | None = None) -> np.ndarray:
     """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError.
-
-    A mask whose alpha channel alone has a shape is read as that, 0 and 255.
-    """
+    If only the alpha channel varies, it is the mask: 0 and 255."""
     with open_image(path) as file:
         image = by_palette(ImageOps.exif_transpose(file), classes and classes.colors)
         spread = np.ptp(image.getextrema(), -1) if image.mode in ("RGBA", "LA") else [0]
@@ -133,7 +128,7 @@ def read_mask(path, classes: Classes | None = None) -> np.ndarray:
         elif len(image.getbands()) > 1:
             image = image.convert("L" if image.mode == "LA" else "RGB")
     values = np.asarray(image)
-    if classes == FOREGROUND:  # also of more than 255 objects
+    if classes == FOREGROUND:  # here ids may be above 255
         return np.uint8(values != 0 if values.ndim == 2 else (values != 0).any(2))
     whole = values.dtype.kind in "biu" or (values == values.round()).all()
     if whole and 0 <= values.min() and values.max() <= 255:
@@ -143,11 +138,9 @@ def read_mask(path, classes: Classes | None = None) -> np.ndarray:
 
 
 def by_palette(image: Image.Image, colors) -> Image.Image:
-    """Turn a palette image into RGB if all the colours that it shows are classes' `colors` or, without classes, into
-    grey if they are black and white: programs that reduce colours number them in any order.
-
-    PASCAL VOC's palette is left: label tools write it whatever the classes are.
-    """
+    """Turn a palette image into RGB if all colours that it shows are classes' `colors`. If `colors` is None, turn it
+    into grey if all are black or white. The reason: programs that reduce colours number them in any order.
+    PASCAL VOC's palette is not used: label tools write it with any classes."""
     if image.mode != "P":
         return image
     table = [tuple(color) for color in np.array(image.getpalette(), np.uint8).reshape(-1, 3).tolist()]
@@ -159,7 +152,7 @@ def by_palette(image: Image.Image, colors) -> Image.Image:
 
 
 def as_ids(raw: np.ndarray, path) -> np.ndarray:
-    """A raw mask as ids, uint8 (H, W), also where grey was saved as RGB. Raises InputError where it has colours."""
+    """A raw mask as ids, uint8 (H, W), even if grey was saved as RGB. Raises InputError if it has colours."""
     if raw.ndim == 3 and (raw[..., :1] != raw[..., 1:]).any():
         raise InputError(f"{printable(path)}: a colour mask; say what its colours mean by {CSV_EXAMPLE}")
     return raw if raw.ndim == 2 else raw[..., 0]
@@ -167,8 +160,7 @@ def as_ids(raw: np.ndarray, path) -> np.ndarray:
 
 def look_up(raw: np.ndarray, classes: Classes, path="mask") -> tuple[np.ndarray, np.ndarray]:
     """Class indices of a raw mask, uint8 (H, W), with VOID and NO_CLASS, and the values that were looked up: uint8 ids,
-    or uint32 0xrrggbb where mask and classes have colours. Raises InputError where only the mask has.
-    """
+    or uint32 0xrrggbb if mask and classes have colours. Raises InputError if only the mask has colours."""
     order = list(dict.fromkeys(classes.names.values()))
     index = {id: order.index(name) for id, name in classes.names.items()} | dict.fromkeys(classes.void_ids, VOID)
     if raw.ndim == 2 or not classes.colors:

@@ -1,4 +1,4 @@
-"""A data set, and the samples of its splits before they are decoded: of files, of one array, or drawn scenes."""
+"""A data set, and the samples of its splits before decoding: files, one array, or scenes to draw."""
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,23 +9,21 @@ from data.images import locate, loses_bits, open_image, printable, read_header, 
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
 NOTED = {  # facts, and the notes on them: how many images, then this
-    "greyscale": "greyscale images, which teach grey",
-    "turned": "images are turned as their EXIF data say, but not their masks; remove the EXIF data if that is wrong",
-    "see-through": "images with varying transparency are laid on white; if it is none, give --channels 4 (grey: 2)",
+    "greyscale": "greyscale images, from which the network learns grey",
+    "turned": "images are turned as their EXIF data say, but masks are not; remove the EXIF data if that is wrong",
+    "see-through": "images with varying transparency are put on white; if it is none, give --channels 4 (grey: 2)",
     "upper bits": "images lose all but the upper 8 bits of their values; save them as 16-bit RGB PNG or as .npy",
 }
 
 
 @dataclass
 class DataSet:
-    """A data set in the one form that everything else works on; see sources.open_data.
-
-    size: (height, width) for training. own_size: whether that is the images' own. channels, levels: images.to_8_bits's.
-    splits: cache.Split by name; `Samples` or `Scenes` until they are decoded. held_out: whether splits were made here.
-    classes, colors, ids: of the scored classes, in the order of their indices; ids are what masks' files call them.
-    masks: what the values of masks mean; None where they are named by the values that they hold. counts: of pixels or
-    images by class, for each split. notes: lines for the user. problems: takes mistakes where all are to be collected.
-    """
+    """A data set; see sources.open_data.
+    size: (height, width) for training. own_size: whether it is the images' own size. channels, levels: see
+    images.to_8_bits. splits: name -> cache.Split; `Samples` or `Scenes` before decoding. held_out: whether splits were
+    made here. classes, colors, ids: of the scored classes, by index; ids are the values in the masks' files. masks:
+    what the values of masks mean; None if only the values themselves tell. counts: pixels or images by class, for each
+    split. notes: lines for the user. problems: collects mistakes; None: each one is raised."""
     name: str
     task: str
     size: tuple[int, int] | None
@@ -46,7 +44,7 @@ class DataSet:
 
     @property
     def assignment(self) -> dict[str, list[str]] | None:
-        """{split: names} where the splits were made here."""
+        """{split: names} if the splits were made here."""
         return {split: each.names for split, each in self.splits.items()} if self.held_out else None
 
     @property
@@ -55,13 +53,13 @@ class DataSet:
         return [split for split in ("val", "test") if split not in self.splits and "train" in self.splits]
 
     def complain(self, message) -> None:
-        """Say that there is a mistake in the data: raise InputError, or collect the message."""
+        """Report a mistake in the data: raise InputError, or collect the message."""
         if self.problems is None:
             raise InputError(message)
         self.problems.append(str(message))
 
     def __getitem__(self, job: tuple) -> tuple:
-        """A loader's job (split, i, method) -> (split, i, what that method gives for sample i, or an InputError)."""
+        """A loader's job (split, i, method) -> (split, i, the method's result for sample i, or an InputError)."""
         split, i, method = job
         try:
             return split, i, getattr(self.splits[split], method)(i, self)
@@ -71,8 +69,7 @@ class DataSet:
 
 @dataclass
 class Samples:
-    """The samples of one split, as paths of images or as one array (N, H, W, 3), with their targets: paths of masks,
-    labels, or None."""
+    """One split's samples: paths of images or one array (N, H, W, 3); targets: paths of masks, labels, or None."""
     names: list[str]
     images: list[str] | np.ndarray
     targets: list[str] | list[int] | None = None
@@ -91,9 +88,7 @@ class Samples:
 
     def decode(self, i: int, data: DataSet) -> tuple:
         """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError.
-
-        The target is a mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED.
-        """
+        The target is a mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED."""
         path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
             facts += ["upper bits"] * loses_bits(image)
@@ -112,9 +107,8 @@ class Samples:
         return image.transpose(2, 0, 1), target, facts
 
     def read_mask(self, i: int, classes: Classes | None) -> tuple[np.ndarray, bool]:
-        """(mask i at its own size, uint8 (H, W): class indices, or raw ids without classes; whether EXIF turns its
-        image or itself, but not both). Raises InputError where its size is not its image's, or it cannot be decoded.
-        """
+        """(mask i, whether EXIF turns only one of image and mask). The mask is uint8 (H, W) at its own size: class
+        indices, or raw ids without `classes`. Raises InputError if it is damaged or its size is not the image's."""
         path, image = self.targets[i], self.images[i]
         (size, turn, _), (image_size, image_turn, _) = map(read_header, (path, image))
         turned = turn != image_turn
@@ -125,18 +119,18 @@ class Samples:
         return decode_mask(raw, classes, path) if classes else as_ids(raw, path), turned
 
     def mask_values(self, i: int, data: DataSet) -> np.ndarray:
-        """bool (256,): which values mask i holds; see `read_mask`."""
+        """bool (256,): which values of `read_mask` mask i holds."""
         return np.bincount(self.read_mask(i, data.masks)[0].ravel(), minlength=256) > 0
 
     def take(self, indices: list[int]) -> "Samples":
-        """These samples alone."""
+        """Only these samples."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
         return Samples([self.names[i] for i in indices], images, self.targets and [self.targets[i] for i in indices])
 
 
 class Scenes(Samples):
     """The street scenes of one split, drawn at the training size."""
-    files = [scenes.__file__, street.__file__, light.__file__]  # what the drawings depend on
+    files = [scenes.__file__, street.__file__, light.__file__]  # the drawings depend on them
 
     def __init__(self, split: str):
         super().__init__([f"{split}_{i:04d}" for i in range(scenes.SPLITS[split])], [])

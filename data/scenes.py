@@ -1,11 +1,10 @@
 """The embedded data set: street scenes in CamVid's 11 classes and colours, drawn with Pillow and numpy alone.
 
-PLANS says what stands where in each scene type, in metres; data/street.py draws the things, data/light.py takes the
+PLANS lists the things in each scene type, with places in metres; data/street.py draws them, data/light.py takes the
 photograph. Both work at SUPER times the final size: the image is then averaged, the mask takes the pixels' centres.
 
-What CamVid has no name for: whatever grows (lawns, fields, hedges, hills) is Tree, buses and lorries are Car, traffic
-lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255), as no class comes near it.
-"""
+Things that CamVid has no class for: all plants (lawns, fields, hedges, hills) are Tree, buses and lorries are Car,
+traffic lights are SignSymbol, the highway's hard shoulder is Road. Water is void (255): no class is similar."""
 import argparse
 import math
 from pathlib import Path
@@ -32,8 +31,8 @@ SIGNS = ["ban", "warning", "advice", "stop"] * 4 + ["red light", "green light"]
 TURNS = [0, math.pi, (.05, 1.2), (1.9, 3.1)]  # headings in which a figure is not too thin
 TERRACE, PARKED = dict(start=(-6, 2), stop=FAR), dict(start=(6, 14), stop=60, length=5, gap=(1, 5))
 ALONG, MIXED = dict(start=0, stop=110, gap=0), [False, False, True]  # MIXED: whether a tree is a conifer
-# What stands on both sides of the road: (thing, pavements, metres, its arguments, Street.row's), so many pavements'
-# widths and metres off the road's edge. Everything is a number, a range (low, high), or a list to choose from.
+# Things on both sides of the road: (thing, pavements, metres, its arguments, Street.row's arguments). Its distance from
+# the road's edge is so many pavement widths plus metres. A value is a number, a range (low, high), or a list to choose.
 AVENUE = [(building, 1, 0, ((12, 28), [0, 0, 0, 0, 3]), dict(TERRACE, length=(14, 24), gap=[0, 0, 0, 0, 0, 5])),
           (tree, 0, 1.2, ((5, 10.5), (.7, 1)), dict(gap=(8, 12))),
           (car, 0, -1.1, (CARS,), dict(PARKED, share=.4)),
@@ -84,11 +83,10 @@ PLANS = (
 
 def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, beyond=(SLAB, SLAB), lines=(), lanes=1,
             cars=50, people=14, crossing=.1, middle=(), ends=None, vanish=(.27, .73)):
-    """Fill a Street. rows, beyond: on the left and on the right, beyond: the ground past the pavements.
+    """Fill a Street. rows, beyond: on the left and on the right; beyond: the ground beyond the pavements.
 
-    half: of the road's width; eye: where the camera is, in halves; lines: (place in halves, width, length, gap); lanes:
-    each way; cars, people: metres between them; middle: things in the road's middle; ends: what the view ends at.
-    """
+    half: half of the road's width; eye: the camera's place, in halves; lines: (place in halves, width, length, gap);
+    lanes: in each direction; cars, people: metres between them; middle: things in the middle; ends: the horizon."""
     half, pavement = s.some(half), s.some(pavement)
     front, s.eye_x, s.vanish_x = half + pavement, s.some(eye) * half, s.some(vanish)
     s.bands = [(-front, *s.some(beyond[0])), (-half, *walk), (half, *s.some(road)), (front, *walk),
@@ -120,10 +118,9 @@ def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, be
 
 
 def draw_scene(seed, split, index, size=SIZE):
-    """Draw sample `index` of a split; it follows from (seed, split, index) alone, the size only samples it.
+    """Draw sample `index` of a split. The scene depends only on (seed, split, index), not on the size.
 
-    -> image (H, W, 3) uint8, mask (H, W) uint8 of class ids (255: void), scene type 0..5
-    """
+    -> image (H, W, 3) uint8, mask (H, W) uint8 of class ids (255: void), scene type 0..5"""
     s = Street(np.random.default_rng([seed, list(SPLITS).index(split), index]), size)
     kind = index % len(SCENE_TYPES)
     lay_out(s, **PLANS[kind])

@@ -1,9 +1,8 @@
-"""The named data sets and anyone's own folders, all brought to one form: decoded uint8 arrays at the training size.
+"""The named data sets and a user's own folders, all in one form: decoded uint8 arrays at the training size.
 
     data = open_data("camvid", "segmentation", size=(96, 128))
     data.splits["train"].images[:16]     # uint8 (16, 3, 96, 128)
-    data.splits["train"].targets[:16]    # uint8 (16, 96, 128), 255 where void
-"""
+    data.splits["train"].targets[:16]    # uint8 (16, 96, 128), 255 where void"""
 import os
 import re
 
@@ -15,8 +14,7 @@ from data.masks import FOREGROUND, Classes
 from data.samples import DataSet, Scenes
 
 MAX_SIDE = 8192  # of the training size
-# name -> the tasks it serves, and its usual size. VOC's images are about 500x375, upright or lying: a square distorts
-# both alike. Pets at 224 is ImageNet's size.
+# name -> its tasks, and its usual size. VOC's images are about 500x375 or 375x500: a square distorts both alike.
 NAMED = {
     "scenes": (("segmentation", "classification", "colorization"), scenes.SIZE),
     "camvid": (("segmentation", "colorization"), (360, 480)),
@@ -29,15 +27,13 @@ SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes
 
 def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data", seed: int = 0,
               splits=SPLITS, own_size=False, levels=None, foreground=False, whole=False, channels=None) -> DataSet:
-    """Open a data set at a size: find its files, hold out the splits that are missing, decode it into the cache once.
-
+    """Open a data set: find its files, hold out missing splits, decode it into the cache if it is not there yet.
     data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
-    (height, width), by default the data set's own or, with own_size, that of the commonest image. seed: draws the
-    scenes, and the splits that are made here. splits: those needed. levels: to_8_bits's, by default the images' own.
-    foreground: whether all that is not 0 in a mask is one class. whole: whether a folder without splits is the split
-    asked for, and nothing is held out. channels: of the images, by default what arrays have, or 3.
-    Raises InputError where the data are not in order.
-    """
+    (height, width), by default the data set's own or, with own_size, the most common image's. seed: for the scenes and
+    for the splits that are made here. splits: those needed. levels: see to_8_bits, by default the images' own.
+    foreground: whether all that is not 0 in a mask is one class. whole: whether a folder without splits becomes the one
+    needed split; nothing is held out. channels: of the images, by default those of the arrays, or 3. Raises InputError
+    if the data are not in order."""
     found = find_source(data, task, size, data_dir, seed, own_size, foreground, channels)
     found.levels = levels and tuple(levels)
     if whole and found.splits.keys() == {"train"}:
@@ -71,7 +67,7 @@ def check_data(*options) -> tuple[list[str], list[str]]:
 
 def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_size=False, foreground=False,
                 channels=None, problems=None) -> DataSet:
-    """Find the files of a named data set or a folder. Nothing is held out or decoded yet."""
+    """Find the files of a named data set or a folder. Nothing is held out or decoded here."""
     tasks, usual = NAMED.get(data, (FOLDER_LAYOUTS, None))
     listed = data.lower().endswith(".csv") and os.path.isfile(data) and task != "classification"
     if (foreground or channels not in (None, 3)) and data in NAMED:
@@ -104,13 +100,13 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
 
 
 def find_named(data: DataSet) -> None:
-    """Set the splits of a named data set, which may have to be downloaded, and its classes."""
+    """Set the splits of a named data set, and its classes. Downloads it if needed."""
     if data.name == "scenes":
         data.splits = {split: Scenes(split) for split in SPLITS}
         data.classes = list(scenes.SCENE_TYPES) if data.task == "classification" else []
         data.masks = SCENE_CLASSES if data.task == "segmentation" else None
         return
-    from data import download  # with torchvision, which takes a second to import
+    from data import download  # it imports torchvision, which takes a second
     if data.name == "camvid":
         if not os.path.isdir(data.root):
             download.fetch_camvid(data.root, SCENE_CLASSES)

@@ -1,9 +1,8 @@
-"""What a street is made of: a pinhole camera over flat ground, and every thing that stands there, as tables of shapes.
+"""The parts of a street: a pinhole camera over flat ground, and all things that stand there, as tables of shapes.
 
-The world is in metres: x to the right, y up, z ahead, the camera at z = 0. Everything is made of flat surfaces, painted
-from far to near. Each has a row in a table (colour, class, material, place), and what is painted is the row's number.
-The mask follows from the numbers by one look-up, the image by data/light.py, so the two agree to the pixel.
-"""
+The world is in metres: x to the right, y up, z ahead, the camera at z = 0. All things are flat surfaces, painted from
+far to near. Each surface has a row in a table (colour, class, material, place); it is painted as the row's number.
+A look-up of the numbers gives the mask, data/light.py the image, so the two agree to the pixel."""
 import math
 from collections import namedtuple
 from functools import lru_cache
@@ -18,8 +17,8 @@ SUPER = 3  # odd, so that one sample of each 3 x 3 block lies exactly at the pix
 ASPECT = 4 / 3  # every scene is composed for this width over height, and stretched where the size differs
 PLAIN = (1e9, 1e9)  # the cell of a surface on which nothing repeats
 NEAR, FAR = 1.0, 150.0  # metres
-# Colours of the sky overhead and at the horizon (the haze has that, too); what the light leaves of red, green and blue;
-# how much brighter the side towards the sun is; clouds; metres until the haze has taken 63% of a colour; lamps lit?
+# Colours of the sky overhead and at the horizon (also of the haze); the light's share of red, green and blue; how much
+# brighter the side towards the sun is; clouds; metres after which the haze replaces 63% of a colour; lamps lit?
 Weather = namedtuple("Weather", "zenith horizon light sun clouds visibility lamps")
 WEATHERS = [Weather((70, 128, 214), (200, 220, 240), (1.02, 1.0, .96), .30, .5, 700, False),  # noon
             Weather((88, 132, 200), (252, 216, 170), (1.10, .95, .78), .42, .5, 350, False),  # low sun
@@ -42,7 +41,7 @@ SKINS = [(224, 180, 150), (190, 140, 106), (120, 82, 60)]
 
 
 class Street:
-    """A table of surfaces, and a canvas that says for each sample which of them is seen there."""
+    """A table of surfaces, and a canvas with the number of the visible surface at each sample."""
 
     def __init__(self, rng, size):
         self.rng = rng
@@ -53,7 +52,7 @@ class Street:
         focal, self.top = self.some((.68, 1.15)), self.some((.32, .64)) * self.height
         self.across, self.down = focal * self.width / ASPECT, focal * self.height
         self.bend = self.some((-.0035, .0035))
-        self.eye_y = self.some((1.4, 2.9))  # eye_x and vanish_x are the layout's to choose
+        self.eye_y = self.some((1.4, 2.9))  # the layout chooses eye_x and vanish_x
         self.phase = self.some((0, 8))  # of dashed lines
         self.bands, self.things = [], []  # for the layout to fill in: (right edge, colour, class, cell); see add
         self.rows = [(0,) * 11]  # of surfaces, see polygon; number 0 is the sky
@@ -61,7 +60,7 @@ class Street:
         self.shade = Image.new("L", size[::-1])  # how dark the shadows on the ground are
 
     def some(self, choice):
-        """One of a list, or a number of a range (low, high); anything else is itself."""
+        """A random item of a list, or a random number in a range (low, high); any other value stays as it is."""
         if isinstance(choice, list):
             return self.some(choice[self.rng.integers(len(choice))])
         if isinstance(choice, tuple) and len(choice) == 2:
@@ -69,16 +68,16 @@ class Street:
         return choice
 
     def vary(self, rgb, amount=.12):
-        """Such a colour (r, g, b), a little lighter or darker and tinted."""
+        """A colour (r, g, b), made a little lighter or darker, and tinted."""
         gain, *tint = ((self.rng.random(4) - .5) * amount).tolist()
         return tuple(c * (1 + 2 * gain + t * .7) for c, t in zip(self.some(rgb), tint))
 
     def add(self, order, draw, *args):
-        """Have draw(self, *args) called in its turn: what reaches farthest comes first."""
+        """Let `draw` call draw(self, *args) in order: the farthest things first."""
         self.things.append((order, draw, args))
 
     def row(self, draw, x, *args, start=(3, 9), stop=100.0, length=0.0, gap=10.0, share=1.0, order=0.0):
-        """Things of this length along the street, on a share of their places. Choices are made anew for each."""
+        """Things of this length along the street, at a share of the places. Each thing makes its own choices."""
         z, share = self.some(start), self.some(share)
         while z < stop:
             end = z + self.some(length)
@@ -98,8 +97,7 @@ class Street:
     def polygon(self, points, rgb, label, material=MATT, shade=1.0, cell=PLAIN, side=False, thickness=0.0):
         """Fill (x, y, z) points, or draw a line of a thickness in metres, at least one final pixel.
 
-        cell: (width, height) of what repeats on the surface, from the first point on; side: whether x is constant.
-        """
+        cell: (width, height) of the repeating pattern, from the first point on; side: whether x is constant."""
         flat = self.project(points)
         if max(flat)[0] > 0 and min(flat)[0] < self.width:
             x, y, z = points[0]
@@ -116,7 +114,7 @@ class Street:
         return len(self.rows) - 1
 
     def crown(self, x, y, z, radius_x, radius_y, rgb, cone):
-        """Leaves with gaps, through which one sees what is behind."""
+        """Leaves with gaps that show the things behind."""
         (left, top), (right, bottom) = self.project([(x - radius_x, y + radius_y, z), (x + radius_x, y - radius_y, z)])
         field = crowns()[cone][self.rng.integers(8)]
         if right > 0 and left < self.width and z > NEAR:
@@ -126,7 +124,7 @@ class Street:
             self.canvas.paste(number, (round(left), round(top)), leaves)
 
     def shadow(self, points, dark):
-        """A shadow over these (x, z) of the ground; dark: what it takes of the light."""
+        """A shadow over these (x, z) of the ground; dark: the share of light that it takes away."""
         flat = [(column / SUPER, row / SUPER) for column, row in self.project([(x, 0, z) for x, z in points])]
         ImageDraw.Draw(self.shade).polygon(flat, int(255 * dark))
 
@@ -138,7 +136,7 @@ class Street:
         self.shadow(disc(x, z, radius_x, radius_z), .62)
 
     def draw(self):
-        """Every thing from far to near -> the number of the surface at each sample, int32 (height, width)."""
+        """Draw all things from far to near -> the surface's number at each sample, int32 (height, width)."""
         self.left = self.vanish_x * self.width
         self.canvas = Image.new("I", (self.width, self.height))
         self.brush = ImageDraw.Draw(self.canvas)
@@ -179,7 +177,7 @@ def octaves(seed, side, weights):
 
 @lru_cache
 def crowns():
-    """Eight round crowns and eight conifers, as Images (128 x 128): leaves are where they are above 127."""
+    """Eight round crowns and eight conifers, as Images (128 x 128): values above 127 are leaves."""
     y, x = np.mgrid[-1:1:128j, -1:1:128j].astype(np.float32)
     shapes = 1 - (x * x + y * y) ** 1.5, (y + 1) * .62 - np.abs(x) * 1.3 - (y > .93) * 2
     return [[Image.fromarray(np.uint8(np.clip(128 + 250 * np.minimum(
@@ -194,7 +192,7 @@ def mark(s, x, z, end, width):
 
 
 def horizon(s, kind, far, radius, height):
-    """What ends the view: hills, the trees of a wood, or the blocks of a skyline, `far` metres away."""
+    """The horizon: hills, the trees of a wood, or the blocks of a skyline, `far` metres away."""
     for x, size in s.rng.uniform((-3, .3), (3, 1), (40, 2)).tolist():
         x, wide, high = x * far, radius * (.5 + size), height * size
         if kind == "skyline":
@@ -233,7 +231,7 @@ def tree(s, x, z, end, height, slim=1.0, cone=False):
 
 
 def fence(s, x, z, end, height, rgb, low=0.0, rails=False):
-    """From low to height; between rails one sees through."""
+    """A fence from low to height; with rails one sees through it."""
     look, shade = (s.vary(rgb), FENCE, MATT), 1 - math.copysign(s.sun * s.weather.sun * .6, x - s.eye_x)
     for at in (z, (z + end) / 2):
         s.polygon([(x, 0, at), (x, height, at)], *look, shade * .85, thickness=.09)
@@ -290,7 +288,7 @@ FIGURES = {
 
 
 def figure(s, x, z, end, name, size=1.0, heading=None):
-    """Draw a figure at (x, z), turned by heading (radians) out of the image's plane; by default to the road."""
+    """Draw a figure at (x, z), turned by heading (radians) out of the image's plane; by default towards the road."""
     colours = {rgb: s.vary(PALETTES[rgb]) for rgb in dict.fromkeys(rgb for rgb, *_ in FIGURES[name]) if rgb in PALETTES}
     heading = math.pi * (x > 0) if heading is None else heading
     across, away = size * math.cos(heading), size * math.sin(heading)
@@ -304,8 +302,8 @@ def figure(s, x, z, end, name, size=1.0, heading=None):
             s.lights.append((*points[0], LAMPLIGHT, points[0][1] * .8))
 
 
-# A vehicle is its width, its profile in (z, y) from the rear bumper round to the front one, the segments of the profile
-# that are glass, and its side window.
+# A vehicle: its width, its profile in (z, y) from the rear bumper to the front bumper, the segments of the profile that
+# are glass, and its side window.
 SALOON = (1.76, ((0, .3), (0, .88), (.45, .95), (1, 1.42), (2.5, 1.46), (3.2, .98), (4.2, .8), (4.2, .3)), (2, 4),
           ((.8, .98), (1.15, 1.34), (2.4, 1.37), (2.9, .98)))
 HATCHBACK = (1.72, ((0, .3), (0, .9), (.35, 1.5), (2.3, 1.55), (3, 1), (3.8, .85), (3.8, .3)), (1, 3),
@@ -318,7 +316,7 @@ CARS = [SALOON, SALOON, HATCHBACK, HATCHBACK, VAN]
 
 
 def car(s, x, z, end, model):
-    """A vehicle whose near end is at z, and which comes towards us on the left; what is hidden is painted over."""
+    """A vehicle whose near end is at z. On the left it comes towards the camera. Hidden parts are painted over."""
     width, profile, glass, window = model
     paint, length, half, low, oncoming = s.vary(PAINTS), profile[-1][0], width / 2, profile[0][1], x < 0
     light, number = ((255, 246, 214), WHITE) if oncoming else ((226, 24, 24), AMBER)

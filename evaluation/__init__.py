@@ -1,13 +1,12 @@
-"""What is done with trained networks: scores, drawings, predictions, grades, and the report.
+"""After training: scores, drawings, predictions, grades, and the report.
 
-segmentation.py, classification.py, colorization.py   score, draw and predict, a task each
-scores.py, predicting.py, exporting.py   a run's scores; results for anyone's images; a network in one file
+segmentation.py, classification.py, colorization.py   score, draw and predict: one file per task
+scores.py, predicting.py, exporting.py   a run's scores; predictions for own images; a network in one file
 grading.py     a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py)
-limits.py      processes with limits, in which all that strangers handed in is opened: submissions.py, predictions.py
-counts.py      rows of counts, from which the scores of any set of images follow
-reporting.py   the homework's report, made anew: report_template.md filled in; claims.py has the verdicts
-pages.py       the pages of the grades, with pages.css and pages.js
-"""
+limits.py      processes with limits, in which submissions are opened (submissions.py, predictions.py)
+counts.py      rows of counts, whose sums give the scores of any set of images
+reporting.py   the homework's report: fills in report_template.md; claims.py makes the verdicts
+pages.py       the pages of the grades, with pages.css and pages.js"""
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,8 +22,8 @@ def as_batch(image, size, device):
 
 
 def enlarge(maps, size):
-    """Maps (C, h, w) float -> F.interpolate's bilinear values at (H, W): yields a slice of rows and (C, rows, W), from
-    the top down. The whole of a very large image would take gigabytes."""
+    """Maps (C, h, w) float -> F.interpolate's bilinear values at (H, W). Yields a slice of rows and (C, rows, W), from
+    the top down: a very large image as a whole would take gigabytes."""
     (height, width), source = size, maps.shape[1]
     y = ((torch.arange(height, device=maps.device) + 0.5) * (source / height) - 0.5).clamp(min=0)
     above = y.long()
@@ -37,7 +36,7 @@ def enlarge(maps, size):
 
 
 def print_scores(scores):
-    """A table of those by class, or of the baselines, with - for None; then the others, a line each."""
+    """Print a table of the scores by class, or of the baselines, with - for None; then the other scores."""
     columns = scores.get("baselines") or {key: value for key, value in scores.items() if isinstance(value, dict)}
     names = list(next(iter(columns.values())))
     lines = [["", *columns], *([name, *(column[name] for column in columns.values())] for name in names)]

@@ -1,19 +1,18 @@
 """The claims of the homework's report: what is compared for each, and the verdict.
 
-The criteria stand in report_template.md: something is more than a limit. An interval holds 95%. Over seeds it is
-Student's t. With one seed it comes from the test images, or from how exactly the thing can be measured.
-"""
+Each criterion, in report_template.md, says that a difference is more than a limit. Intervals are for 95%. Over seeds
+they use Student's t. With one seed they come from the test images, or from the error of the measurement."""
 import math
 import statistics
 from collections import defaultdict
 
 import numpy as np
 
-from evaluation.counts import COMPUTE, bootstrap_samples
+from evaluation.counts import COMPUTE
 
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5% of t at 1, 2, ... degrees of freedom
-TRAINED = 0.2  # the share of the way from chance to a perfect score below which a network is too little trained
-CLAIMS = {  # the claim: what is measured, of which side, against which, the limit of the criterion in the template
+TRAINED = 0.2  # a trained network goes at least this share of the way from chance to a perfect score
+CLAIMS = {  # claim: (measure, own side, other side, limit)
     "Adam beats SGD": ("accuracy", {"optimizer": ["adam"]}, {"optimizer": ["sgd"]}, 0.01),
     "A low learning rate, 1e-4, is best": ("accuracy", {"lr": [1e-4]}, {"lr": [1e-3, 1e-2]}, 0.01),
     "Learning rate schedules do not help": ("accuracy", {"schedule": ["none"]}, {"schedule": ["step", "multistep"]},
@@ -25,28 +24,28 @@ CLAIMS = {  # the claim: what is measured, of which side, against which, the lim
     "U-Net's edges are better": ("boundary_f1", "U-Net", "FCN-32", 0.01),
     "Skip connections carry the fine detail": ("sharpness_ratio", "with skips", "without", 0.05),
     "Skip connections speed up convergence": ("epochs", "with skips", "without", 0.1)}
-PAIRS = {  # what is compared: the two sides, and the names of their runs
+PAIRS = {  # comparison: {side: name of its runs}
     "as they are": {"U-Net": "unet", "FCN-32": "fcn32"},
     "at equal width": {"U-Net": "unet", "FCN-32": "fcn32-equal-width"},
     "at equal parameters": {"U-Net": "unet", "FCN-32": "fcn32-equal-parameters"},
     "at equal parameters and twice the side": {"U-Net": "unet-twice", "FCN-32": "fcn32-twice"},
     "same width and recipe": {"with skips": "skips", "without": "noskips"}}
-ERRORS = {"images_per_second": 0.1, "parameters": 0, "peak_memory_mb": 0.1}  # what is compared as a ratio: its error
-SCORES = {  # all else: what is possible, and the score that tells whether a network is trained
+ERRORS = {"images_per_second": 0.1, "parameters": 0, "peak_memory_mb": 0.1}  # measures compared as a ratio: their error
+SCORES = {  # all other measures: lowest and highest difference, and the score that shows whether a network is trained
     "accuracy": (-1, 1, "accuracy"), "miou": (-1, 1, "miou"), "boundary_f1": (-1, 1, "miou"),
     "sharpness_ratio": (-math.inf, math.inf, "ssim"), "epochs": (0, 1, "ssim")}
 MISSING = {"accuracy": "no labels for whole images", "peak_memory_mb": "no GPU", "images_per_second": "not measured"}
 
 
 def values(runs, *keys):
-    """What stands in each run under a path of keys; None where nothing does."""
+    """The value in each run under a path of keys; None if it is missing."""
     for key in keys:
         runs = [run and run.get(key) for run in runs]
     return runs
 
 
 def shown(cell):
-    """A text, or a list: a number a seed, as their mean and, where they differ, their standard deviation."""
+    """A cell as text. A list holds a number per seed: their mean and, if they differ, standard deviation."""
     if not isinstance(cell, list) or None in cell:
         return "-" if isinstance(cell, list) else str(cell)
     mean = statistics.fmean(cell)
@@ -61,14 +60,14 @@ def of_task(results, task):
 
 
 def pick(results, **fixed):
-    """The name of the classifier that is best on val, on average over seeds, of those with one of these settings."""
+    """Of the classifiers with these settings: the name of the best on val, on average over seeds."""
     cells = of_task(results, "classification")
     allowed = [name for name in cells if all(cells[name][0]["settings"][key] in fixed[key] for key in fixed)]
     return max(allowed, key=lambda name: statistics.fmean(values(cells[name], "val", "accuracy")))
 
 
 def find_pairs(results, own, other):
-    """What is compared -> {name of a side: its runs} of two sides. A side of task 1 is given by its settings."""
+    """{comparison: {side: its runs}} of two sides. A side of task 1 is given by its settings."""
     if isinstance(own, dict):
         best = [pick(results, **side) for side in (own, other)] if of_task(results, "classification") else []
         return {"best on val": {name: results[name] for name in best}} if best else {}
@@ -77,8 +76,8 @@ def find_pairs(results, own, other):
 
 
 def make_claims(results):
-    """A dict a claim. results: name -> runs, one a seed. Each first run has "counts", a row of evaluation.counts an
-    image. "difference" and "seeds" are those of a claim's first comparison."""
+    """One dict per claim. results: name -> runs, one per seed. Each first run has "counts", evaluation.counts' row of
+    each image. "difference" and "seeds" are those of a claim's first comparison."""
     claims = []
     for claim, (measure, own, other, limit) in CLAIMS.items():
         rows = [compare(where, pair, measure, limit) for where, pair in find_pairs(results, own, other).items()
@@ -91,7 +90,7 @@ def make_claims(results):
 
 
 def overall(rows):
-    """One word where all comparisons agree; otherwise each verdict with the comparisons that led to it."""
+    """One verdict if all comparisons agree; otherwise each verdict with its comparisons."""
     places = defaultdict(list)
     for row in rows:
         places[row["verdict"]].append(row["compared"])
@@ -99,7 +98,7 @@ def overall(rows):
 
 
 def compare(where, pair, measure, limit):
-    """A row of a claim's table. pair: two names -> runs, one a seed, for what has to be more than the limit."""
+    """A row of a claim's table. pair: {side: its runs, one per seed}; own side first."""
     run, rival = (runs[0] for runs in pair.values())
     sides, form, trained = {name: values(runs, measure) for name, runs in pair.items()}, "{:+.3f}", True
     if measure in ERRORS:
@@ -124,12 +123,12 @@ def compare(where, pair, measure, limit):
 
 
 def judge(low, high, limit):
-    """The verdict on the claim that something is more than `limit`, of which (low, high) is the interval."""
+    """The verdict on the claim that a value is more than `limit`. (low, high) is the value's interval."""
     return "holds" if low > limit else "fails" if high < limit else "undecided"
 
 
 def confidence(found, alone, least, most):
-    """(mean, low, high) of numbers, one a seed, within what is possible. alone: (low, high) where there is one seed."""
+    """(mean, low, high) of numbers, one per seed, within (least, most). alone: (low, high) for a single seed."""
     mean, (low, high) = np.mean(found), alone
     if len(found) > 1:
         quantile = STUDENT[min(len(found) - 2, len(STUDENT) - 1)]
@@ -139,14 +138,15 @@ def confidence(found, alone, least, most):
 
 
 def over_images(score, run, rival):
-    """The interval of the difference of a score of two runs: what other test images could change."""
-    samples = bootstrap_samples(len(run["counts"]), seed=0)  # the same for both
+    """The interval of the difference of a score of two runs, from 1000 bootstrap samples of the test images."""
+    count = len(run["counts"])
+    samples = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 1000).astype(float)
     scores = [COMPUTE[each["task"]](np.tensordot(samples, each["counts"], 1))[score] for each in (run, rival)]
     return np.percentile(np.subtract(*scores), (2.5, 97.5))
 
 
 def chance(score, counts):
-    """What the most frequent class everywhere would score; an SSIM of 0 where there are no classes."""
+    """The score of the most frequent class everywhere; for SSIM 0, as there are no classes."""
     if score == "ssim":
         return 0
     true = counts.sum(0)[1]

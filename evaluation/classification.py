@@ -1,4 +1,4 @@
-"""Classification: a network is scored and drawn on a split, and names the class of anyone's images."""
+"""Classification: score and draw a network on a split; predict the class of any image."""
 import numpy as np
 import torch
 
@@ -8,9 +8,7 @@ from utils import batches, gather, plot_confusion, plot_images, write_csv
 
 def class_probabilities(predictor, images):
     """Images (B, C, H, W) float in [0, 1] -> probabilities (B, K) float.
-
-    With `mirror` they are the means over the images and their mirror images (ten views in Krizhevsky et al. 2012).
-    """
+    With `mirror` they are the means over the images and their mirror images (ten views in Krizhevsky et al. 2012)."""
     views = (images, images.flip(3)) if predictor.metadata["mirror"] else (images,)
     return sum(predictor(view).float().softmax(1) for view in views) / len(views)
 
@@ -33,8 +31,8 @@ def score_classification(predictor, split):
 
 
 def class_scores(confusion, classes):
-    """Counts (K, K), a row a true class -> precision, recall, f1, dicts by class, None for one without images, and
-    their macro averages over the others."""
+    """Counts (K, K), one row per true class -> precision, recall and f1, each a dict by class, with None for a class
+    without images, and their macro averages over the other classes."""
     hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     columns = {"precision": hits / predicted.clip(1), "recall": hits / true.clip(1),
                "f1": 2 * hits / (true + predicted).clip(1)}
@@ -44,7 +42,7 @@ def class_scores(confusion, classes):
 
 
 def draw_classification(confusion, probabilities, split, classes, folder):
-    """confusion.png and .csv, a row a true class; mistakes.png: the twelve images it was surest of and wrong about."""
+    """Draw confusion.png and .csv, one row per true class, and mistakes.png, the twelve most confident mistakes."""
     plot_confusion(confusion, classes, folder / "confusion.png")
     write_csv(folder / "confusion.csv", ({"truth": name} | dict(zip(classes, counts.tolist()))
                                          for name, counts in zip(classes, confusion)))
@@ -52,7 +50,7 @@ def draw_classification(confusion, probabilities, split, classes, folder):
     sureness = np.where(prediction != truth, probabilities.max(1), 0)
     worst = [i for i in np.argsort(-sureness)[:12] if sureness[i]]
     images = [np.asarray(split.images[i]).transpose(1, 2, 0) for i in worst]
-    captions = [f"said {classes[prediction[i]]} ({sureness[i]:.0%})\nis {classes[truth[i]]}" for i in worst]
+    captions = [f"predicted {classes[prediction[i]]} ({sureness[i]:.0%})\nis {classes[truth[i]]}" for i in worst]
     plot_images([("", [*zip(captions, images)])], folder / "mistakes.png")
 
 

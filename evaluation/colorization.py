@@ -1,4 +1,4 @@
-"""Colorization: a network is scored and drawn on a split, and gives anyone's images their colours."""
+"""Colorization: score and draw a network on a split; predict the colours of any image."""
 import numpy as np
 import torch
 from PIL import Image
@@ -8,7 +8,7 @@ from evaluation import as_batch, enlarge
 from models.normalize import memory_format
 from utils import batches, best_to_worst, gather, plot_images
 
-AB_UNIT = 25  # few colours of a photograph lie farther from grey, so targets are about -1 to 1
+AB_UNIT = 25  # few colours of a photograph have larger a or b, so targets are about -1 to 1
 MEANS = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
 COLUMNS = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfulness", "true_sharpness")
 
@@ -21,16 +21,14 @@ def lightness_and_ab(rgb):
 
 def paint(output, lightness, metadata):
     """A network's output, logits of RGB or ab / AB_UNIT, and its input -> the coloured image (B, 3, H, W) in [0, 1].
-
-    ab is multiplied by a gain: a network that minimizes a distance predicts averages, and averages are pale.
-    """
+    ab is multiplied by a gain: a network that minimizes a distance predicts averages, which are pale."""
     if metadata["target"] == "rgb":
-        return output.float().sigmoid()  # with a clamp bright skies, which overshoot, have coloured specks
+        return output.float().sigmoid()  # a clamp would give bright skies coloured specks
     return with_colors(lightness, output.float() * (AB_UNIT * metadata["gain"]))
 
 
 def with_colors(lightness, ab=None):
-    """The network's input (B, 1, H, W) and ab (B, 2, H, W), none for grey -> RGB (B, 3, H, W) float in [0, 1]."""
+    """The network's input (B, 1, H, W) and ab (B, 2, H, W); None: grey -> RGB (B, 3, H, W) float in [0, 1]."""
     ab = torch.zeros_like(lightness).expand(-1, 2, -1, -1) if ab is None else ab
     return color.lab_to_rgb(torch.cat([100 * lightness, ab], 1))
 
@@ -41,8 +39,8 @@ def to_images(rgb):
 
 
 def color_metrics(prediction, truth, *lab):
-    """RGB (B, 3, H, W) float in [0, 1] -> psnr, ssim, delta_e (mean CIEDE2000), and the prediction's own colorfulness
-    and sharpness: a dict, (B,) each. lab: both in CIELAB, if that is known."""
+    """RGB (B, 3, H, W) float in [0, 1] -> a dict of psnr, ssim, delta_e (mean CIEDE2000), and the prediction's own
+    colorfulness and sharpness, (B,) each. lab: both images in CIELAB, if already known."""
     difference = color.ciede2000(*(lab or map(color.rgb_to_lab, (prediction, truth)))).mean((1, 2))
     return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
             "delta_e": difference, "colorfulness": color.colorfulness(prediction),
@@ -51,11 +49,11 @@ def color_metrics(prediction, truth, *lab):
 
 @torch.inference_mode()
 def score_colorization(predictor, split, criterion=None, baselines=False):
-    """MEANS over a split and `images`, a row an image; with a criterion(output, rgb, ab) its mean as loss; with
+    """MEANS over a split and `images`, a row for each. With a criterion(output, rgb, ab) also its mean, `loss`. With
     `baselines` also the MEANS of grey and of the training set's mean colour."""
     predictor.model.eval()
     others = ("grey", "mean colour") if baselines else ()
-    loss, rows = 0.0, {name: [] for name in ("network", *others)}  # also in a process that gets no image
+    loss, rows = 0.0, {name: [] for name in ("network", *others)}  # a process may get no image
     for images, _, _ in batches(split, 32, predictor.device):
         rgb = images.float() / 255
         lightness, ab = lightness_and_ab(rgb)
@@ -80,14 +78,14 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
 
 
 def mean_metrics(rows):
-    """An array of COLUMNS (N, 7) -> a dict of MEANS; the ratios are those to the truth."""
+    """An array of COLUMNS (N, 7) -> a dict of MEANS; the ratios are prediction to truth."""
     ratios = rows[:, 3:5].sum(0) / rows[:, 5:].sum(0).clip(1e-9)
     return dict(zip(MEANS, map(float, (*rows[:, :3].mean(0), *ratios))))
 
 
 @torch.inference_mode()
 def draw_colorization(predictors, split, images, path, columns=4):
-    """The best, the median and the worst by `images`, a row an image. predictors: title -> Predictor."""
+    """Draw the best, median and worst image. images: score_colorization's rows; predictors: title -> Predictor."""
     scores, device = [float(row["delta_e"]) for row in images], next(iter(predictors.values())).device
     chosen = best_to_worst(np.negative(scores))
     rgb = torch.from_numpy(np.asarray(split.images[[*chosen]])).to(device).float() / 255
@@ -101,14 +99,12 @@ def draw_colorization(predictors, split, images, path, columns=4):
 
 @torch.inference_mode()
 def predict_colorization(predictor, image):
-    """A Pillow image of any size, grey or not -> the coloured one at its own size.
-
-    With the target "lab" the colours come from the network's size, and the lightness, with all detail, from the image.
-    """
+    """A Pillow image of any size, grey or not -> the coloured image at its own size.
+    With the target "lab" the colours come from the network, at its size, and the lightness from the image itself."""
     lightness, _ = lightness_and_ab(as_batch(image, predictor.metadata["size"], predictor.device))
     painted = paint(predictor(lightness), lightness, predictor.metadata)[0]
     result = np.empty((image.height, image.width, 3), np.uint8)
-    for rows, strip in enlarge(painted, result.shape[:2]):  # the arithmetic takes many times an image's memory
+    for rows, strip in enlarge(painted, result.shape[:2]):  # strips, as this takes many times an image's memory
         strip = strip[None]
         if predictor.metadata["target"] == "lab":
             part = image.crop((0, rows.start, image.width, rows.stop))

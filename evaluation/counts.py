@@ -1,8 +1,6 @@
-"""Scores that can be summed over any set of images, those of a bootstrap sample too.
+"""Scores of any set of images, such as a bootstrap sample.
 
-An image's prediction becomes a row of counts (*_row); the metrics follow from a sum of rows, or an array of such sums
-(*_metrics).
-"""
+*_row makes a row of counts from an image's prediction; *_metrics computes the metrics from sums of rows."""
 import numpy as np
 import torch
 
@@ -14,15 +12,14 @@ from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 
 def segmentation_row(truth, prediction, classes, known=None):
     """Masks (H, W) uint8 -> (7, K): utils.pixel_counts, then utils.outline_counts."""
-    if prediction is None:  # a missing image has no class anywhere: all its pixels and outlines are missed
+    if prediction is None:  # a missing prediction has no class anywhere: all pixels and outlines are missed
         prediction = np.full_like(truth, NO_CLASS)
     pixels = pixel_counts(torch.from_numpy(truth)[None], torch.from_numpy(prediction)[None], classes)[0].numpy()
     return np.concatenate([pixels, outline_counts(truth, prediction, classes)])
 
 
 def segmentation_metrics(rows):
-    """(..., 7, K) -> segmentation_scores, boundary_f1 and the second class's foreground_iou, (...) each, and the IoU as
-    "by class"."""
+    """(..., 7, K) -> segmentation_scores, boundary_f1, the second class's foreground_iou, and the IoU "by class"."""
     scores = segmentation_scores(rows[..., :3, :])
     iou = scores.pop("iou")
     return scores | {"by class": iou, "boundary_f1": boundary_f1(rows[..., 3:, :]),
@@ -42,7 +39,7 @@ def classification_metrics(rows):
             "by class": np.where(true > 0, right / true.clip(1), np.nan)}
 
 
-LINEAR = color.rgb_to_linear(torch.arange(256) / 255).numpy()  # of each byte: to look it up takes a fifth of the time
+LINEAR = color.rgb_to_linear(torch.arange(256) / 255).numpy()  # of each byte: a look-up takes a fifth of the time
 
 
 def in_rgb_and_lab(image):
@@ -61,12 +58,12 @@ def colorization_known(truth):
 def colorization_row(truth, prediction, classes, known):
     """RGB (H, W, 3) uint8 -> (9,): the image's metrics, the truth's colourfulness and sharpness, 1, and the credit for
     its colourfulness. known: colorization_known of the truth."""
-    own = [0, 0, 100, 0, 0]  # a missing image: the delta_e of black and white
+    own = [0, 0, 100, 0, 0]  # a missing prediction: its delta_e is that of black and white
     if prediction is not None:
         (true, true_lab), (image, lab) = map(in_rgb_and_lab, (truth, prediction))
         own = [float(value) for value in color_metrics(image, true, lab, true_lab).values()]
     colorful, sharp, grey_difference = known
-    # Colours count where they are nearer to the true ones than grey is. The 1 is for truth that is itself grey.
+    # Colours count if they are nearer to the true ones than grey is. The 1 avoids 0 / 0 where the truth is grey.
     nearer = prediction is not None and own[2] <= grey_difference + 1e-3
     credit = np.interp((own[3] + 1) / (colorful + 1), [0, 0.8, 1.2, 2], [0, 1, 1, 0]) if nearer else 0
     return np.array([*own, colorful, sharp, 1, credit])
@@ -95,8 +92,3 @@ BY_CLASS = {"segmentation": "IoU", "classification": "accuracy", "colorization":
 ROW = {"segmentation": segmentation_row, "classification": classification_row, "colorization": colorization_row}
 COMPUTE = {"segmentation": segmentation_metrics, "classification": classification_metrics,
            "colorization": colorization_metrics}
-
-
-def bootstrap_samples(count, seed=0):
-    """(1000, count) float: how often each of `count` images is in each of 1000 bootstrap samples."""
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), 1000).astype(float)

@@ -1,4 +1,4 @@
-"""Whose submission is what: the bulk downloads of Moodle and Canvas, and a roster of the class."""
+"""Which file is whose submission: the bulk downloads of Moodle and Canvas, and a roster of the class."""
 import contextlib
 import csv
 import os
@@ -13,7 +13,7 @@ from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
 from evaluation.submissions import list_entries
 
-# The names in a download. Canvas writes work-1.zip for the second attempt; the empty groups are what Moodle lacks.
+# The names in a download. Canvas writes work-1.zip for the second attempt; empty groups stand for what Moodle lacks.
 MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?/?"
                     r"(?P<file>(?P<stem>.*)(?P<later>)(?P<suffix>))", re.S)
 CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_[1-9]\d*_"
@@ -22,14 +22,14 @@ CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_[1-9]\d*
 
 class Submission(NamedTuple):
     """One row of the grades."""
-    source: str | tuple | None  # what submissions.list_entries takes; None: nothing was handed in
+    source: str | tuple | None  # see submissions.list_entries; None: nothing was handed in
     name: str
-    cells: dict  # what grades.csv says besides: id, late, attempt, earlier attempts, and the roster's columns
+    cells: dict  # more columns of grades.csv: id, late, attempt, earlier attempts, and the roster's columns
 
 
 def find_submissions(paths):
-    """The submissions that the command line names. A bulk download, a folder or zip, is one for each student; beside
-    other paths they are called by its name, too: else one student's zip could pass for the others' work."""
+    """The submissions that the command line names. A bulk download, a folder or zip, holds one for each student. If
+    there are other paths, their names begin with its name: one student's zip must not pass for the others' work."""
     places = [path for path in paths if os.path.isdir(path) or path.lower().endswith(".zip")]
     downloads = dict(run_each(list_download, places, LIMITS["time"], LIMITS["memory"], usable_cores()))
     bases, found = [os.path.basename(path) for path in paths], []
@@ -52,16 +52,16 @@ def of_student(name):
 
 
 def list_download(path):
-    """The names of the files in a bulk download; none for any other folder or zip."""
+    """The names of the files in a bulk download; an empty list for any other folder or zip."""
     try:
         names = [name for name, *_ in list_entries(path) if not name.startswith((".", "__MACOSX"))]
-    except Exception:  # whatever is wrong: then it is one submission, which will be refused
+    except Exception:  # then it is one submission, which will be refused
         return []
     return names if all(map(of_student, names)) else []
 
 
 def split_download(path, names):
-    """A Submission for each student. Of files that differ in Canvas's number of the attempt the latest counts."""
+    """Yield a Submission for each student. If files differ only in Canvas's attempt number, the latest counts."""
     students = defaultdict(lambda: defaultdict(dict))  # (name, id) -> file -> attempt -> match
     for match in map(of_student, sorted(names)):
         file = match["stem"] + (match["suffix"] or "")
@@ -70,7 +70,7 @@ def split_download(path, names):
     for (name, id), files in students.items():
         taken = [attempts[max(attempts)] for attempts in files.values()]
         earlier = [match["file"] for attempts in files.values() for match in attempts.values() if match not in taken]
-        # Where there is a single file "work-1.zip", the number may be the student's own.
+        # A single file "work-1.zip" may have its number from the student.
         latest = max((max(attempts) for attempts in files.values() if len(attempts) > 1), default=0)
         yield Submission((path, tuple((match[0], match["file"]) for match in taken)), printable(name), {
             "id": id, "late": "yes" if any(match["late"] for match in taken) else "", "attempt": latest + 1,
@@ -78,8 +78,8 @@ def split_download(path, names):
 
 
 def add_roster(path, submissions):
-    """Submissions with the columns of a roster, a CSV with name,id and any others, found by id, else by the name; with
-    source None whoever of it handed in nothing. Raises InputError."""
+    """Add the columns of a roster, a CSV with name,id and any others, to the submissions. Students are found by id, or
+    else by name. One without a submission has the source None. Raises InputError."""
     left, students, lines = list(submissions), [], []
     with contextlib.suppress(UnicodeDecodeError):
         lines = Path(path).read_text("utf-8-sig").splitlines()
@@ -97,6 +97,6 @@ def add_roster(path, submissions):
 
 
 def same_name(name, other):
-    """Whether two names have the same letters from some word on: Canvas writes lastnamefirstname."""
+    """Whether two names have the same letters, perhaps with the last name first, as in Canvas's lastnamefirstname."""
     letters, others = ("".join(filter(str.isalpha, nfc(each).casefold())) for each in (name, other))
     return 0 < len(letters) == len(others) and letters in 2 * others

@@ -11,11 +11,9 @@ from training.checkpoint import load_predictor, load_run, save_checkpoint
 
 @torch.inference_mode()
 def export(args):
-    """Write a run's network, normalization included, for images of any number and size: FILE.pt2 or FILE.onnx.
-
-    It takes images (B, C, H, W) float in [0, 1]. The file is checked against the network on the spot. FILE.pt is for
-    this project: the best checkpoint with float16 weights, half as large.
-    """
+    """Write a run's network, with its normalization, for any number and size of images: FILE.pt2 or FILE.onnx.
+    It takes images (B, C, H, W) float in [0, 1]. The new file is checked against the network. FILE.pt is for this
+    project: the best checkpoint with float16 weights, half as large."""
     path = Path(args.file)
     if path.suffix not in (".pt2", ".onnx", ".pt"):
         raise InputError(f"{path}: the suffix says what to write; give .pt2, .onnx or .pt")
@@ -31,9 +29,9 @@ def export(args):
     path.parent.mkdir(parents=True, exist_ok=True)  # else torch raises a RuntimeError
     channels = predictor.metadata["network"].get("in_channels", 3)
     example, dynamic = torch.rand(2, channels, 97, 83), {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
-    warnings.simplefilter("ignore")  # of the exporter, about itself
+    warnings.simplefilter("ignore")  # the exporter warns about itself
     program = torch.export.export(predictor.model, (example,), dynamic_shapes=(dynamic,))
-    # Newer versions also hold each image to the example's order of strides, on which no value depends.
+    # Newer versions also check that strides have the example's order, on which no value depends.
     program._guards_code = []
     exported = save(program, path)
     for shape in ((1, channels, 64, 96), (3, channels, 50, 70)):
@@ -46,12 +44,11 @@ def export(args):
 
 
 def save(program, path):
-    """Write what torch.export made, as the path's suffix says; returns it loaded, as a function of images."""
+    """Write an exported program in the format of the path's suffix; returns the loaded file as a function of images."""
     if path.suffix == ".pt2":
         torch.export.save(program, path)
         return torch.export.load(path).module()
     import onnx.reference
-
     torch.onnx.export(program, (), path, dynamo=True, input_names=["images"], output_names=["output"],
                       external_data=False, verbose=False)
     session = onnx.reference.ReferenceEvaluator(str(path))

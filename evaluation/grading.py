@@ -2,9 +2,8 @@
 
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
 
-downloads.py says whose submission is what. Each is read in a process of its own (limits.py, submissions.py,
-predictions.py) and scored (scoring.py, counts.py) against the truth, for points (truth.py). pages.py makes the pages.
-"""
+downloads.py finds the students' submissions. Each is read in a process of its own (limits.py, submissions.py,
+predictions.py), scored (scoring.py, counts.py) against the truth, given points (truth.py) and a page (pages.py)."""
 import hashlib
 import itertools
 import json
@@ -37,10 +36,8 @@ from utils import write_atomically, write_csv
 
 
 def grade_all(truth, sources, out, device, dtype):
-    """Yield (name, grade, or the Exceeded of limits.run_each). sources: name -> source, None for a baseline.
-
-    A forked process cannot use a GPU, so there a new one is started, and a GPU's memory has room for one.
-    """
+    """Yield (name, grade or limits.Exceeded). sources: name -> source, None for a baseline.
+    A forked process cannot use a GPU, so a GPU's processes are spawned, one at a time because of its memory."""
     jobs = [(name, source, out / "graded" / f"{plain_name(name)}{'' if source else '~'}.json", device, dtype)
             for name, source in sources.items()]
     networks = [job for job in jobs if is_checkpoint(job[1])]
@@ -65,7 +62,7 @@ def give_points(truth, grade):
 
 
 def grade_baselines(truth, args, *place):
-    """Settle the rubric; returns the grades of what needs no network, by name."""
+    """Set the rubric; returns the grades of the baselines, by name."""
     truth.rubric = read_rubric(args.rubric, truth) if args.rubric else None
     names = BASELINES[truth.task]
     grades = dict(grade_all(truth, dict.fromkeys(names), *place))
@@ -77,7 +74,7 @@ def grade_baselines(truth, args, *place):
 
 
 def plain_name(name):
-    """What a feedback page's file is called: ASCII, and the same whoever else is graded and however they do."""
+    """The name of a feedback page's file: ASCII, and independent of all other submissions."""
     if re.fullmatch("[a-z0-9_][a-z0-9_.-]{,59}", name):
         return name
     plain = re.sub("[^a-z0-9]+", "_", name.lower())[:40].strip("_") or "submission"
@@ -85,7 +82,7 @@ def plain_name(name):
 
 
 def write_tables(args, truth, grades, baselines, students):
-    """Write grades.csv and grades.html of all that is graded so far; returns the rows, ranked."""
+    """Write grades.csv and grades.html with all grades so far; returns the rows, ranked."""
     out, main, kind = Path(args.out), truth.metrics[0], BY_CLASS[truth.task]
     cells = {each.name: each.cells for each in students}
     order = sorted((-each["points"], -each["metrics"][main], name) for name, each in grades.items())
@@ -104,10 +101,10 @@ def write_tables(args, truth, grades, baselines, students):
                      "void": round(each["void"], 6), "seconds": each.get("seconds", ""),
                      "group": groups.get(each["digest"], ""), "problems": text, "feedback": f"{plain_name(name)}.html",
                      **cells[name]})
-    # A spreadsheet takes text for a formula that begins, in its row or after what it may split at, with these.
+    # Spreadsheets take text that begins with =, +, - or @ for a formula, also after a separator: ' prevents this.
     quoted = [{key: re.sub(r"(^|[;\t\r\n])(?=[=+\-@\t\r])", r"\1'", value) if isinstance(value, str) else value
                for key, value in row.items()} for row in rows]
-    write_csv(out / "grades.csv", quoted, encoding="utf-8-sig")  # as spreadsheets want it
+    write_csv(out / "grades.csv", quoted, encoding="utf-8-sig")  # spreadsheets need the BOM
     if args.system:
         write_csv(out / f"{args.system}.csv", import_rows(args, quoted, main))
     write_atomically(out / "grades.html", grades_page(args, truth, rows, baselines), durable=False)
@@ -115,8 +112,8 @@ def write_tables(args, truth, grades, baselines, students):
 
 
 def import_rows(args, rows, main):
-    """Yield what Moodle's grading worksheet or Canvas's gradebook imports of the students whose id is known."""
-    # A roster may hold another system's ids, and points must not go to strangers.
+    """Yield the rows for Moodle's grading worksheet or Canvas's gradebook, for the students whose id is known."""
+    # A roster may hold another system's ids: then it would give points to wrong students.
     same = all(row["id"] == row["roster id"] for row in rows if row.get("id") and row.get("roster id"))
     for row in rows:
         id = row.get("id") or same and row.get("roster id")
@@ -139,26 +136,26 @@ def put_aside(out, students):
 
 
 def find_students(args, truth):
-    """The submissions on the command line, and who else is on the roster. Raises InputError."""
+    """The submissions on the command line, and all others on the roster. Raises InputError."""
     paths = list(dict.fromkeys(map(os.path.normpath, args.submissions)))
-    for path in (truth, *paths):  # there the grades would be data, or a submission, at the next call
+    for path in (truth, *paths):  # the next call would read the grades as data or as a submission
         if Path(args.out).resolve().is_relative_to(Path(path).resolve()):
             raise InputError(f"--out {args.out} lies in {printable(path)}; give the grades a folder of their own")
     students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)
     unknown = [each.name for each in students if each.source and not {"id", "roster id"} & each.cells.keys()]
-    if args.system and unknown:  # and a zip among others that looks like a download gives nobody points
+    if args.system and unknown:
         raise InputError(f"--for {args.system}: {unknown[0]} has no id; grade downloads alone, or give a --roster")
     return students
 
 
 def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
-    torch.set_num_threads(1)  # before anything is computed: a forked process would wait for threads that it lacks
-    out, *_ = place = Path(args.out), *setup(args)  # where to write, and to compute
+    torch.set_num_threads(1)  # must be first: forked processes would wait for threads that they do not have
+    out, *_ = place = Path(args.out), *setup(args)
     folder = args.truth
-    if folder == "scenes":  # the embedded data, as files
+    if folder == "scenes":
         write_scenes(out / "scenes", args.task, ["test"])
         folder = out / "scenes/test"
     truth, students = open_truth(folder, args.task), find_students(args, folder)
@@ -170,7 +167,7 @@ def grade(args):
     grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
     put_aside(out, students)
-    next_tables = 0  # seconds; with many submissions the tables take longer than to grade one
+    next_tables = 0  # seconds; the tables of many submissions take longer than one grade
     try:
         for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
             if isinstance(each, Exceeded):

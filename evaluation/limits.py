@@ -1,5 +1,5 @@
-"""The one wall around files from strangers: a process for each submission, which may take only so much time and memory.
-What exceeds a limit is refused by the limit's name. What kills its process costs only its own submission."""
+"""The one wall around files from strangers: each submission is read in a process with limited time and memory.
+A submission that exceeds a limit is refused with the limit's name. If its process dies, no other one is affected."""
 import json
 import sys
 import time
@@ -26,7 +26,7 @@ LIMITS = {  # README.md shows the same table
 
 
 class Exceeded(InputError):
-    """Something exceeds a limit; `limit` is its name: one of LIMITS, or "died" where the process died."""
+    """A limit is exceeded. `limit` is its name: one of LIMITS, or "died" if the process died."""
 
     def __init__(self, limit, message):
         super().__init__(f"{message} (limit: {limit})")
@@ -34,8 +34,8 @@ class Exceeded(InputError):
 
 
 def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
-    """Yield (job, function(job)) as they end: each in a process of its own, so many `processes` at a time. A job that
-    takes more than its seconds or memory (bytes), or whose process dies, has an Exceeded as its result."""
+    """Yield (job, function(job)) as the jobs end. Each has its own process; `processes` run at a time. The result is an
+    Exceeded if a job takes more than its seconds or memory (bytes), or if its process dies."""
     context, waiting, running = get_context(method), deque(jobs), {}
     try:
         while waiting or running:
@@ -43,7 +43,7 @@ def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
                 reader, writer = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(writer, function, waiting[0], memory), daemon=True)
                 process.start()
-                writer.close()  # else the end of the process would not end the pipe
+                writer.close()  # otherwise the pipe would stay open after the process ends
                 running[reader] = process, waiting.popleft(), time.monotonic() + seconds
             first = min(deadline for *_, deadline in running.values())
             ended = connection.wait(running, max(first - time.monotonic(), 0))
@@ -61,10 +61,10 @@ def run_each(function, jobs, seconds, memory, processes, method=START_METHOD):
 
 
 def _work(writer, function, job, memory):
-    """What a submission's process does."""
+    """The code of a submission's process."""
     follow_parent()
     _limit_memory(memory)
-    warnings.simplefilter("ignore")  # what libraries think of a stranger's file is no news for a terminal
+    warnings.simplefilter("ignore")  # libraries' warnings about strangers' files do not help a teacher
     try:
         answer = {"result": function(job)}
     except (MemoryError, RuntimeError) as error:  # RuntimeError is torch's
@@ -80,19 +80,18 @@ def _receive(reader):
         answer = json.loads(reader.recv_bytes(LIMITS["result"]))
         return answer["result"] if "result" in answer else Exceeded(**answer)
     except EOFError:
-        return Exceeded("died", "the process that read it died: something in it is damaged or made to do harm, or this "
-                                "computer is short of memory")
+        return Exceeded("died", "the process that read it died: a file in it is damaged or harmful, or this computer "
+                                "has too little memory")
     except OSError:
-        return Exceeded("result", "there is more to say of it than fits in a result")
+        return Exceeded("result", "its result is too large")
 
 
 def _limit_memory(allowance):
-    """Let this process take `allowance` bytes more than it has now. Only Linux can."""
+    """Limit this process to `allowance` bytes more than it has now. Works only on Linux."""
     if sys.platform == "linux":
         import resource
-
         with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count what is only reserved
+            pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count reserved addresses
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
 
 

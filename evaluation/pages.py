@@ -1,7 +1,6 @@
-"""The pages of a class's grades: one with all of them, and one for each student, which tells of no other.
+"""The pages of a class's grades: one with all of them, and one for each student, without the others' grades.
 
-A page needs nothing else, and is made for a phone, a screen or paper.
-"""
+A page needs no other file. It is made for phones, screens and paper."""
 import html
 from pathlib import Path
 
@@ -14,7 +13,7 @@ STYLE, SORT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("p
 
 
 def feedback_page(args, truth, baselines, name, grade):
-    """What one student is sent: nothing in it tells of the others."""
+    """The page for one student, which says nothing about the others."""
     verdict = f"{grade['status']}: {grade['points']:.2f} of {truth.full_points:g} points"
     metrics = [{"metric": metric.replace("_", " "), "score": value, "best without a network":
                 (min if metric == "delta_e" else max)(each["metrics"][metric] for each in baselines.values()),
@@ -27,14 +26,14 @@ def feedback_page(args, truth, baselines, name, grade):
         if lines:
             items = "".join(f"<li>{html.escape(text)}</li>" for text in lines[:200])
             parts.append(f"<h2>{trouble} ({len(lines)})</h2><ul>{items}</ul>")
-    # That a class's guess is among the worst tells that it is wrong.
+    # For labels the worst images alone would show which answers are wrong.
     if grade["worst"] and not (args.hide_truth and truth.task == "classification"):
         parts += worst_images(truth, grade["worst"], args.hide_truth)
     return page(f"{args.title or truth.task} \u2013 {name}", *parts)
 
 
 def grades_page(args, truth, rows, baselines):
-    """The table of all submissions. Images and classes are on the students' own pages."""
+    """The page of all submissions. Images and scores by class are only on the students' pages."""
     shown = []
     for row in rows:
         name = row["submission"]
@@ -48,14 +47,14 @@ def grades_page(args, truth, rows, baselines):
                 f"<p>{len(rows)} submissions, {len(truth.names)} images, {truth.full_points:g} points at most; mean of "
                 f"those handed in {np.mean(points):.2f} points, median {np.median(points):.2f}.</p>",
                 histogram(points, truth.full_points),
-                "<p>Predictions of one group are equal to the pixel. Click a header to sort.</p>",
+                "<p>Submissions of one group have exactly the same predictions. Click a header to sort.</p>",
                 *explain_points(truth), table(shown, sortable=True),
-                "<h2>What needs no network would score</h2>", table(trivial),
+                "<h2>Baselines without a network</h2>", table(trivial),
                 f"<script>{SORT}</script>")
 
 
 def cell(value):
-    """A table's cell. A pair is a link: (text, address). Nothing but numbers goes in unescaped."""
+    """A table's cell. A pair is a link: (text, address). All text is escaped."""
     if isinstance(value, tuple):
         return f'<a href="{html.escape(value[1])}">{html.escape(value[0])}</a>'
     if isinstance(value, float):
@@ -64,14 +63,14 @@ def cell(value):
 
 
 def explain_points(truth):
-    """Yield the rubric in words, a paragraph a metric."""
+    """Yield the rubric in words, one paragraph per metric."""
     for metric, steps in truth.rubric.items():
         told = ", ".join(f"{points:g} points at {value:.3f}" for value, points in steps)
         yield f"<p><strong>{metric}</strong>, {MEANING.get(metric, 'one of the scores')}: {told}, linear in between</p>"
 
 
 def histogram(points, most):
-    """An SVG drawing of how many submissions have how many points, in ten steps up to the most possible."""
+    """An SVG histogram of the submissions' points, in ten steps up to the highest possible number."""
     counts, edges = np.histogram(np.clip(points, 0, most), 10, (0, most))
     bars = [f'<rect x="{40 * i + 12}" y="{115 - height}" width="36" height="{height}"/>'
             f'<text x="{40 * i + 30}" y="{110 - height}">{count or ""}</text>'
@@ -92,7 +91,7 @@ def table(rows, sortable=False):
 
 
 def worst_images(truth, worst, hide_truth):
-    """The legend of the masks' colours, and figures of what scoring.draw_worst drew."""
+    """Yield the legend of the masks' colours, and figures of the images from scoring.draw_worst."""
     keys = [*zip(truth.classes, truth.colors), ("void or no class", (0, 0, 0))] if truth.colors else []
     yield "<h2>Worst images</h2>"
     yield from (f'<span style="border-color: rgb{tuple(color)}">{html.escape(name)}</span>' for name, color in keys)

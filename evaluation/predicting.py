@@ -1,4 +1,4 @@
-"""Predictions for anyone's images: which images are meant, what the results are called, and the work on all cores."""
+"""Predictions for your own images: find the images, name the results, and predict on all cores."""
 import contextlib
 import glob
 import html
@@ -29,10 +29,9 @@ figure div { max-width: 40vw } figure img { min-height: 3rem } figcaption { widt
 
 
 def predict(args):
-    """Write a mask and an overlay, or the colours, for each image, or labels.csv; a bad image stops no other.
-
-    predictions.csv says which image gave which result, index.html shows it; those of earlier calls stay.
-    """
+    """Write a mask and an overlay, or the coloured image, for each image, or labels.csv. A bad image is reported, and
+    the others go on.
+    predictions.csv lists images and results, index.html shows them; results of earlier calls stay."""
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
     metadata = predictor.metadata
     if args.probabilities and metadata["task"] != "segmentation":
@@ -41,10 +40,10 @@ def predict(args):
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if "prediction" in row}
     images = find_inputs(args.images, out.resolve(), problems.append, taken)
     out.mkdir(parents=True, exist_ok=True)
-    Image.MAX_IMAGE_PIXELS = 2**30  # one's own images are no attack
+    Image.MAX_IMAGE_PIXELS = 2**30  # the user's own images are no attack
 
     def predict_one(path, name):
-        """The image's row of predictions.csv, or what is wrong with it."""
+        """The image's row of predictions.csv, or the error message."""
         try:
             image = read_image(path, metadata.get("levels"), predictor.channels)
             return {"image": path} | predict_image(predictor, image, out, name, args.probabilities)
@@ -54,7 +53,7 @@ def predict(args):
                 raise
             return advice if isinstance(error, InputError) else f"{path}: {advice}"
 
-    # A thread a core, each with an image of its own: while one decodes or writes, the others calculate.
+    # One thread per core, each with its own image: while one decodes or writes, the others compute.
     cores, good = torch.get_num_threads(), 0
     threads = min(4 if predictor.device.type == "cuda" else 8, cores, len(images)) or 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(cores // threads, 1),)) as pool:
@@ -65,7 +64,7 @@ def predict(args):
             else:
                 refuse(result)
     write_csv(out / "predictions.csv", done.values())
-    if metadata["task"] == "classification":  # for grading, to which a class's folder may tell images apart
+    if metadata["task"] == "classification":  # for grading; a class's folder may be part of the name
         write_csv(out / "labels.csv", ({"name": "/".join(Path(image).parts[-2:])} | row for image, row in done.items()))
     legend = zip(metadata["classes"], figure_colors(metadata["colors"])) if metadata["task"] == "segmentation" else ()
     keys = (f'<span style="border-color: rgb{color}">{html.escape(name)}</span>' for name, color in legend)
@@ -78,8 +77,8 @@ def predict(args):
 def result_figure(row, out):
     """Of a row of predictions.csv, HTML: the image and what was made of it, which browsers load as one scrolls."""
     files = {}
-    if Path(row["image"]).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp"):  # what all browsers show
-        with contextlib.suppress(ValueError):  # on Windows there is no way from one drive to another
+    if Path(row["image"]).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp"):  # all browsers show these
+        with contextlib.suppress(ValueError):  # Windows has no relative path between drives
             files["image"] = Path(os.path.relpath(row["image"], out)).as_posix()
     if row.get("prediction"):
         overlay = f"{row['prediction'].removesuffix('.png')}_overlay.jpg"
@@ -91,11 +90,9 @@ def result_figure(row, out):
 
 
 def find_inputs(words, out, on_error, taken):
-    """{path: name of its result} of the images that words mean: files, folders, and patterns such as *.jpg.
-
-    The name is the path below the folder, or below a pattern's part before the first *, without suffix. `taken`: names
-    of earlier results -> their images. Raises InputError where images would lie among the results.
-    """
+    """{path: name of its result} of the images in `words`: files, folders, and patterns such as *.jpg.
+    The name is the path below the folder, or below a pattern's part before the first *, without suffix. taken: names of
+    earlier results -> their images. Raises InputError if the images' folder is the results' folder."""
     found, used = {}, set()
     for word in words:
         matches = [] if os.path.lexists(word) else sorted(glob.glob(word, recursive=True))
@@ -103,11 +100,11 @@ def find_inputs(words, out, on_error, taken):
         for match in [match for match in matches if is_image(match) or os.path.isdir(match)] or [word]:
             is_folder = os.path.isdir(match)
             if out == (Path(match) if is_folder else Path(match).parent).resolve():
-                raise InputError(f"--out {out}: the images' own folder, where they might be overwritten; give another")
+                raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
             for path in list_images(match, on_error).values() if is_folder else pages(match):
                 if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
                     name = os.path.splitext(os.path.relpath(path, top))[0]
-                    numbered = (f"{name}_{number}" for number in itertools.count(2))  # another may be called so
+                    numbered = (f"{name}_{number}" for number in itertools.count(2))  # if the name is taken
                     found[path] = next(each for each in itertools.chain([name], numbered)
                                        if each not in used and taken.get(each) in (None, path))
                     used.add(found[path])
@@ -115,7 +112,7 @@ def find_inputs(words, out, on_error, taken):
 
 
 def predict_image(predictor, image, out, name, keep_probabilities):
-    """Predict one Pillow image and write what comes of it; returns the result's columns of predictions.csv."""
+    """Predict one Pillow image and write the result; returns its columns of predictions.csv."""
     metadata, path = predictor.metadata, out / f"{name}.png"
     if metadata["task"] == "classification":
         label, probability = predict_classification(predictor, image)
@@ -135,7 +132,7 @@ def predict_image(predictor, image, out, name, keep_probabilities):
 
 
 def overlay(image, mask, colors):
-    """A Pillow image, shrunk as it is only looked at, under its classes; of two the first is the background: clear."""
+    """A Pillow image, shrunk for viewing, with its classes' colours on it. Of two classes only the second is shown."""
     image = image.convert("RGB")
     image.thumbnail((4096, 4096))
     mask = np.array(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))

@@ -1,7 +1,6 @@
-"""What the files of a submission mean: images matched with the truth's by their names and decoded, labels, a network.
+"""The predictions in a submission's files: images, matched with the truth's by name; labels; a network.
 
-`truth` is truth.py's Truth, `files` what submissions.list_files returns, `troubles` lists of lines for a page.
-"""
+`truth` is truth.Truth, `files` comes from submissions.list_files, `troubles` are lists of lines for a page."""
 import csv
 import io
 import os
@@ -24,7 +23,7 @@ from training.checkpoint import load_predictor
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.I)
-# What programs, systems and people add to a name.
+# Additions to a name by programs, systems and people.
 ADDED = re.compile(rf"{SUFFIX.pattern}|[_-](pred|prediction|mask|label|gt|l)$|^(pred|prediction|mask)[_-]"
                    r"| ?\(\d+\)$| (- )?copy$", re.I)
 PREDICTED = re.compile(r"(^|[_/-])(pred|prediction|mask)([_-][^/]*)?\.[^/.]*$", re.I)
@@ -32,8 +31,8 @@ INPUT = re.compile(r"(^|/)(image|img|input)s?/", re.I)
 
 
 def find_image(truth, name):
-    """The index of the true image that a file's name stands for, in whatever folder, or None: the name as it is comes
-    first, then without its suffix, then without what was added; each also in any case."""
+    """The index of the true image with this name, in any folder, or None. The name is tried as it is, then without its
+    suffix, then without ADDED; each first in the same case, then in any case."""
     *folders, form = nfc(name).split("/")[-8:]
     forms = [form, os.path.splitext(form)[0]]
     while (form := ADDED.sub("", forms[-1], 1)) not in ("", forms[-1]):
@@ -43,7 +42,7 @@ def find_image(truth, name):
 
 
 def match_files(truth, files, troubles):
-    """Index -> names of the files that may hold its prediction; the others become lines of troubles."""
+    """{index: names of the files that may hold its prediction}. Other files become lines of troubles."""
     candidates = defaultdict(list)
     for name in sorted(files):
         candidates[find_image(truth, name) if SUFFIX.search(name) else None].append(name)
@@ -59,19 +58,17 @@ def match_files(truth, files, troubles):
 
 def read_images(truth, files, troubles):
     """Yield (index, mask or colour image) in the truth's order; (index, None) where no file of an image can be used.
-
-    Of several files those count that hold only known classes, and of these the ones least likely to be the data's own
-    images. Where such files differ, each is yielded: the worst is to count.
-    """
+    If there are several files for one image, those with only known classes count, and of these the ones that are least
+    likely to be the data's own images. If these differ, each is yielded: the caller counts the worst one."""
     for index, names in sorted(match_files(truth, files, troubles).items()):
-        found = defaultdict(list)  # rank -> files, of which the lowest rank counts
+        found = defaultdict(list)  # rank -> files; the lowest rank counts
         for name in names:
             if read := read_one(truth, index, name, files[name], troubles):
                 rank = (bool(read[1]), bool(INPUT.search(name)), name.lower().endswith((".jpg", ".jpeg")),
                         not PREDICTED.search(name))
                 found[rank].append((name, *read))
         best = found.pop(min(found)) if found else []
-        chosen = {each[1].tobytes(): each for each in reversed(best)}.values()  # of equal ones the first
+        chosen = {each[1].tobytes(): each for each in reversed(best)}.values()  # one of each content, the first
         troubles["extra"] += [f"{printable(name)}: {printable(best[0][0])} was taken for that image"
                               for others in found.values() for name, *_ in others]
         if len(chosen) > 1:
@@ -87,20 +84,20 @@ def read_images(truth, files, troubles):
 
 
 def read_one(truth, index, name, read, troubles):
-    """(mask or colour image, what is wrong with its values or None) of a file, or None and a line in `troubles`."""
+    """(mask or colour image, what is wrong with its values or None) of a file. Or None, with a line in `troubles`."""
     height, width = truth.targets[index].shape[:2]
     try:
         image = Image.open(io.BytesIO(read()), formats=FORMATS)
-        if image.size == (width, height):  # else nothing of it is decoded
+        if image.size == (width, height):  # otherwise it is not decoded
             return as_mask(image, truth) if truth.task == "segmentation" else (np.array(image.convert("RGB")), None)
         troubles["wrong size"].append(f"{printable(name)}: {image.height}x{image.width} in place of {height}x{width}")
-    except Exception as error:  # on malformed files zipfile and Pillow's decoders raise nearly anything
+    except Exception as error:  # for damaged files zipfile and Pillow raise nearly anything
         troubles["unreadable"].append(f"{printable(name)}: {say_why(error)}")
     return None
 
 
 def as_mask(image, truth):
-    """An image -> class ids (H, W) uint8, NO_CLASS for values of no class, and what is wrong with it or None."""
+    """An image -> (class ids (H, W) uint8, with NO_CLASS for values of no class; what is wrong with it, or None)."""
     ids = ", ".join(map(str, list(truth.raw.names)[:12]))
     advice = f"save the classes' ids ({ids}) as an 8-bit PNG; JPEG changes values"
     masks = list(possible_masks(image, truth))
@@ -114,14 +111,14 @@ def as_mask(image, truth):
 
 
 def possible_masks(image, truth):
-    """Yield (class ids, the values they were looked up for), (H, W) each, for all an image's values may be."""
+    """Yield (class ids, values), (H, W) each, for each way to read an image's values."""
     image = by_palette(image, truth.raw.colors or (None if len(truth.classes) == 2 else {}))
-    values = np.asarray(image)  # of a palette image the indices
+    values = np.asarray(image)  # a palette image gives its indices
     if image.mode == "P" or values.ndim == 3:
         colors = np.asarray(image.convert("RGB"))
         if truth.raw.colors and image.mode != "P":
             yield look_up(colors, truth.raw)
-        # A program may number colours as it likes: greys that tell a palette's indices apart are the ids.
+        # A program may number colours in any order. If a palette's greys are all different, they are the ids.
         distinct = image.mode != "P" or len(np.unique(colors[..., 0])) == len(image.getcolors()) > 1
         if distinct and (colors == colors[..., :1]).all():
             yield look_up_ids(colors[..., 0], truth)
@@ -130,7 +127,7 @@ def possible_masks(image, truth):
 
 
 def look_up_ids(values, truth):
-    """data.masks.look_up for ids (H, W) of any type; where there are two classes, 1 or 255 alone is the second."""
+    """data.masks.look_up for ids (H, W) of any type. Of two classes the second may be 1 or 255 in the whole mask."""
     ids = np.nan_to_num(values).clip(0, 255).astype(np.uint8)
     mask = np.where(ids == values, look_up(ids, truth.raw)[0], NO_CLASS)
     if len(truth.classes) == 2 and 0 in truth.raw.names and {*np.unique(values).tolist()} - {0} in ({1}, {255}):
@@ -139,7 +136,7 @@ def look_up_ids(values, truth):
 
 
 def read_labels(truth, files, troubles):
-    """Yield (index, label) in the truth's order from the tables with columns name and label; -1: no class. Labels are
+    """Yield (index, label) in the truth's order from tables with the columns name and label; -1: no class. Labels are
     the classes' names, in any case, or their numbers, from 0 in the order of the names."""
     labels, known = {}, {str(i): i for i in range(len(truth.classes))}
     known |= {nfc(name).casefold(): i for i, name in enumerate(truth.classes)}
@@ -147,7 +144,7 @@ def read_labels(truth, files, troubles):
     for file in sorted(files):
         try:
             rows = list(read_table(file, files[file]))
-        except Exception as error:  # on malformed files zipfile and csv raise nearly anything
+        except Exception as error:  # for damaged files zipfile and csv raise nearly anything
             troubles["extra"].append(f"{printable(file)}: {say_why(error)}")
             continue
         for name, label in rows:
@@ -163,7 +160,7 @@ def read_labels(truth, files, troubles):
 
 
 def read_table(file, read):
-    """Yield (name, label) of each row of a table whose first line has these columns. Raises InputError."""
+    """Yield (name, label) of each row of a table that has these columns. Raises InputError."""
     if not file.lower().endswith((".csv", ".tsv", ".txt")):
         stop("no table of labels")
     lines = read().decode("utf-8-sig", errors="replace").splitlines() or [""]
@@ -177,10 +174,8 @@ def read_table(file, read):
 
 
 def run_checkpoint(truth, path, device, dtype):
-    """Yield (index, prediction) of one of our checkpoints for every true image, at its own size.
-
-    Where a GPU fails, for want of its memory perhaps, the CPU goes on: that is not the student's fault.
-    """
+    """Yield (index, prediction) of a checkpoint for every true image, at the image's own size.
+    If a GPU fails, perhaps because its memory is full, the CPU continues: that is not the student's fault."""
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
     done = 0

@@ -1,7 +1,6 @@
-"""Make the homework's report anew: train what is missing, test every claim, write report.md and its figures.
+"""Make the homework's report again: train what is missing, test every claim, write report.md and its figures.
 
-    python evaluate.py report --seeds 1
-"""
+    python evaluate.py report --seeds 1"""
 import functools
 import itertools
 import json
@@ -31,7 +30,7 @@ from utils import batches, plot_heat_map, plot_lines, read_csv, write_atomically
 TASKS = {"classification": "train_classifier.py", "segmentation": "train_segmentation.py",
          "colorization": "train_colorization.py"}
 GRID = {"optimizer": ("sgd", "adam"), "schedule": ("none", "step", "multistep"), "lr": (1e-4, 1e-3, 1e-2)}
-# What a task's table shows: name -> the path of a number in a run.
+# The rows of a task's table: name -> the path of a number in a run.
 SEGMENTATION = {
     "mIoU on val": ("val", "miou"), "mIoU on test": ("miou",), "boundary F1": ("boundary_f1",),
     "pixel accuracy": ("pixel_accuracy",), "parameters": ("parameters",), "forward (GFLOPs)": ("gflops_per_image",),
@@ -43,7 +42,7 @@ COLORIZATION = {
 
 
 def plan_runs(args, size, seed, labelled, classes):
-    """Name -> (task, settings) of all that is trained for one seed, small enough for two CPU cores."""
+    """Name -> (task, settings) of all runs for one seed, small enough for two CPU cores."""
     narrow, wide = args.width or 16, args.width or 64
     cells = {"-".join(map(str, cell)): {"recipe": "report", "epochs": 8, "width": narrow} | dict(zip(GRID, cell))
              for cell in itertools.product(*GRID.values()) if labelled}
@@ -51,7 +50,7 @@ def plan_runs(args, size, seed, labelled, classes):
     networks = {"unet": unet, "fcn32": {"model": "fcn32", "width": wide}, "fcn32-equal-parameters": equal}
     if narrow != wide:
         networks["fcn32-equal-width"] = {"model": "fcn32", "width": narrow}
-    if seed == 0:  # four times the work, so for one seed
+    if seed == 0:  # only one seed, as it is four times the work
         twice = {"size": [2 * side for side in size]}
         networks |= {"unet-twice": unet | twice, "fcn32-twice": equal | twice}
     colors = {"target": "rgb", "epochs": 8 if args.data == "scenes" else 25, "width": narrow}
@@ -63,7 +62,7 @@ def plan_runs(args, size, seed, labelled, classes):
 
 
 def equal_width(width, classes):
-    """The least width at which FCN-32 has at least as many parameters as a U-Net of this width."""
+    """The smallest width at which FCN-32 has at least as many parameters as a U-Net of this width."""
     def parameters(**network):
         with torch.device("meta"):  # nothing is allocated
             return sum(p.numel() for p in build_network(network).parameters())
@@ -82,9 +81,9 @@ def as_flags(settings):
 
 
 def train_missing(args, data, labelled, open_test):
-    """Train what is missing, and go on where a run was stopped. Returns name -> runs, one a seed."""
+    """Train what is missing, and resume stopped runs. Returns name -> runs, one per seed."""
     asked = [f"-{key}{getattr(args, key)}" for key in ("epochs", "width") if getattr(args, key)]
-    folder = Path("runs/report", data.name + "".join(asked))  # smaller runs never count as the report's own
+    folder = Path("runs/report", data.name + "".join(asked))  # runs with other settings have another folder
     plans = [{"name": name, "folder": folder / f"{name}-s{seed}", "asked": settings,
               "command": ["python", TASKS[task], *as_flags(settings)],
               "split": open_test(task, seed, tuple(settings["size"])).splits["test"]} for seed in range(args.seeds)
@@ -102,18 +101,16 @@ def train_missing(args, data, labelled, open_test):
 
 
 def train(script, *words):
-    """Run a training script in a process of its own, so that its peak memory is its own."""
+    """Run a training script in a process of its own, so that its peak memory can be measured."""
     command = [sys.executable, *map(str, (Path(__file__).parents[1] / script, *words))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # a Ctrl-C reaches it, too: it saves and ends
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # Ctrl-C reaches it, too: it saves and ends
         if process.wait():
             raise InputError(f"a run failed, its reason is above: {shlex.join(command)}")
 
 
 def read_run(plan):
-    """A plan and all that its run left so far, as one dict, "val" being the scores on val of the epoch that was kept.
-
-    The plan alone where a run had other settings, or other images to test.
-    """
+    """A plan and all that its run has written, as one dict; "val" holds the best epoch's scores on val.
+    Only the plan if the run had other settings or other test images."""
     config, summary = (json.loads(path.read_text()) if path.exists() else {}
                        for path in (plan["folder"] / "config.json", plan["folder"] / "summary.json"))
     settings = config.get("settings", {})
@@ -125,17 +122,17 @@ def read_run(plan):
     history = read_csv(plan["folder"] / "metrics.csv")
     val = {key[4:]: float(value) for key, value in history[summary["best_epoch"] - 1].items() if key[:4] == "val_"}
     if not config["machine"]["device"].startswith("cuda"):
-        summary["peak_memory_mb"] = None  # not a GPU's
+        summary["peak_memory_mb"] = None  # it is not a GPU's
     return plan | config | summary | summary["metrics"] | {"history": history, "val": val}
 
 
 @torch.inference_mode()
 def count_images(run, predictor):
-    """The row of evaluation.counts of each test image (N, ...)."""
+    """evaluation.counts' row of each test image (N, ...)."""
     task, split = run["task"], run["split"]
     if task == "colorization":
         scored = [list(row.values())[1:] for row in read_csv(run["folder"] / "images.csv")]
-        return np.array([[*map(float, row), 1, 0] for row in scored])  # one image, without a credit for its colours
+        return np.array([[*map(float, row), 1, 0] for row in scored])  # 1 image; no claim needs the credit
     if task == "classification":
         predicted = score_classification(predictor, split)["probabilities"].argmax(1)
     else:
@@ -146,7 +143,7 @@ def count_images(run, predictor):
 
 @torch.inference_mode()
 def recognition_table(results, load):
-    """How often task 1's best classifier is right on test images as they are, in grey, and coloured."""
+    """The accuracy of task 1's best classifier on test images: original, grey, and coloured by task 3's networks."""
     shares = defaultdict(list)
     for run, *painters in zip(results[pick(results)], results["skips"], results["noskips"]):
         classifier, (skips, noskips), hits = load(run), map(load, painters), Counter()
@@ -163,7 +160,7 @@ def recognition_table(results, load):
 
 
 def draw(results, load, out):
-    """All figures. load(run): its predictor."""
+    """Draw all figures. load(run): its predictor."""
     cells, networks, painters = (of_task(results, task) for task in TASKS)
     if cells:
         grid = [runs[0]["settings"] | {"accuracy on val": statistics.fmean(values(runs, "val", "accuracy"))}
@@ -175,7 +172,7 @@ def draw(results, load, out):
         plot_lines({label: lines}, out / file)
     unet, skips = results["unet"][0], results["skips"][0]
     scores, images = COMPUTE["segmentation"](unet["counts"])["miou"], read_csv(skips["folder"] / "images.csv")
-    # Few images in a line, for phones.
+    # Few images per line, for phones.
     draw_segmentation({"FCN-32": load(results["fcn32"][0]), "U-Net": load(unet)}, unet["split"], scores,
                       out / "edges.png", columns=3)
     draw_colorization({"without skips": load(results["noskips"][0]), "with skips": load(skips)}, skips["split"], images,
@@ -187,25 +184,25 @@ def paragraph(text):
 
 
 def table(rows):
-    """Dicts with equal keys -> Markdown; a list is a number a seed."""
+    """Dicts with equal keys -> Markdown; a list holds one number per seed."""
     lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)] if rows else []
     return "\n".join(f"| {' | '.join(map(shown, line))} |" for line in lines)
 
 
 def command_line(words):
-    """A command that can be copied, a line a flag, as Markdown."""
+    """A command to copy, with one flag per line, as Markdown."""
     flags = "".join((" \\\n    " if word.startswith("--") else " ") + shlex.quote(word) for word in words)
     return f"```\n{flags.strip()}\n```"
 
 
 def list_scores(columns, paths):
-    """The rows of a table: name -> the runs of a column, name -> the path of the number in a row."""
+    """The rows of a table. columns: name -> runs; paths: a row's name -> the path of its number in a run."""
     return [{"": label} | {name: values(runs, *path) for name, runs in columns.items()}
             for label, path in paths.items()]
 
 
 def task_texts(results):
-    """Task -> a table of scores, then the commands of its runs, in task 1 of the first setting."""
+    """Task -> a table of scores and the commands of its runs; for task 1 only the first command."""
     cells, networks, painters = (of_task(results, task) for task in TASKS)
     settings = [{"setting": name, "accuracy on val": values(runs, "val", "accuracy"),
                  "on test": values(runs, "accuracy")} for name, runs in cells.items()]
@@ -220,7 +217,7 @@ def task_texts(results):
 
 
 def report(args):
-    """Make the report anew: train what is missing, test every claim, and draw all figures and tables."""
+    """Make the report again: train what is missing, test every claim, and draw all figures and tables."""
     device, dtype = setup(args)
 
     @functools.cache
@@ -244,7 +241,7 @@ def report(args):
     draw(results, load, out)
     runs = sum(results.values(), [])
     work = sum(3 * run["gflops_per_image"] * run["settings"]["batch_size"] * int(run["history"][-1]["step"])
-               for run in runs)  # a backward pass takes twice as much as a forward one
+               for run in runs)  # a backward pass takes twice the work of a forward pass
     texts = results["unet"][0]["machine"] | task_texts(results) | {
         "runs": len(runs), "seconds": round(sum(run["train_seconds"] for run in runs)), "pflops": f"{work / 1e6:.2g}",
         "data": args.data, "size": "{}x{}".format(*data.size), "seeds": ", ".join(map(str, range(args.seeds))),

@@ -15,7 +15,7 @@ SCORE = {"segmentation": score_segmentation, "classification": score_classificat
 
 
 def score(args):
-    """Score a run on a split of the data it was trained on, or of any other of the same task and classes."""
+    """Score a run on a split of its own data, or of other data of the same task and classes."""
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
     tiled = bool(args.data) and "tile" in metadata  # then other images keep their own size
@@ -27,7 +27,7 @@ def score(args):
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
     if data.assignment and not args.data and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
-        raise InputError(f"{metadata['data']} holds other images than when the run was trained, so the split made "
-                         "then is gone (split.json says which it was): put them back, or give a folder with --data")
+        raise InputError(f"{metadata['data']} holds other images than when the run was trained, so its split cannot be "
+                         "made again (split.json lists it): put the images back, or give a folder with --data")
     print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
     print_scores(SCORE[task](predictor, split))

@@ -1,4 +1,4 @@
-"""The score of one submission, in a process of its own (limits.py): a dict that JSON can hold."""
+"""Score one submission, in a process of its own (limits.py). A grade is a dict that JSON can hold."""
 import base64
 import contextlib
 import hashlib
@@ -23,15 +23,13 @@ from utils import colorize_mask
 
 
 def grade_job(truth, job):
-    """Grade a folder, zip, table of labels, checkpoint or baseline; what has not changed has its grade of before.
-
-    job: a name, a source (None: the baseline of that name), the file that keeps the grade, a network's device, dtype.
-    """
+    """Grade a folder, zip, table of labels, checkpoint or baseline. If it has not changed, return its last grade.
+    job: name, source (None: the baseline of that name), file that keeps the grade, device and dtype for a network."""
     name, source, record, *place = job
-    torch.set_num_threads(1)  # the processes are as many as the cores
-    torch.empty(31 << 20, dtype=torch.uint8)  # once freed, glibc keeps memory for the next image: a tenth less time
+    torch.set_num_threads(1)  # there are as many processes as cores
+    torch.empty(31 << 20, dtype=torch.uint8)  # after this glibc keeps freed memory for the next image: 10% less time
     started, content = time.monotonic(), None
-    with contextlib.suppress(Exception):  # whatever is wrong will be said below
+    with contextlib.suppress(Exception):  # grade_predictions reports errors
         content = f"{truth.digest} {content_digest(source) if source else name}"
         before = json.loads(record.read_text("utf-8"))
         if content == before["content"]:
@@ -41,7 +39,7 @@ def grade_job(truth, job):
 
 
 def predict(truth, name, source, place, troubles):
-    """The pairs that grade_predictions takes. A run's folder may hold predictions; if not, its network is run."""
+    """The pairs for grade_predictions. If a run's folder holds no predictions, its network makes them."""
     if not source:
         return enumerate(predict_baseline(truth, name))
     read = read_labels if truth.task == "classification" else read_images
@@ -50,13 +48,13 @@ def predict(truth, name, source, place, troubles):
     if first or not is_checkpoint(source):
         return itertools.chain(first, pairs)
     for lines in troubles.values():
-        lines.clear()  # a run's other files
+        lines.clear()  # they are about a run's other files
     return run_checkpoint(truth, source, *place)
 
 
 def grade_predictions(truth, predict, source):
-    """Score the (index, prediction or None) pairs that predict(troubles) yields, of several for one image the worst:
-    a dict of all that the pages tell."""
+    """Score the pairs (index, prediction or None) that predict(troubles) yields. If there are several for one image,
+    the worst one counts. Returns a dict of all that the pages show."""
     compute, main = COMPUTE[truth.task], METRICS[truth.task][0]
     found, seen, worst, error = {}, set(), [], None  # found: index -> (score, row, digest, equal to the truth)
     troubles = {trouble: [] for trouble in TROUBLES}
@@ -74,7 +72,7 @@ def grade_predictions(truth, predict, source):
             found[index] = score, row, digest, np.all((prediction == truth.targets[index]) | void)
             worst = [each for each in worst if each[1] != index] + [(score, index, prediction)]
             worst = sorted(worst, key=lambda each: each[:2])[:3]
-    except Exception as problem:  # whatever is wrong with one submission, the others are still to be graded
+    except Exception as problem:  # an error in one submission must not stop the others
         error = problem
         troubles["refused"].append(say_why(problem, source))
     rows = np.stack([found[i][1] if i in found else truth.row(i, None) for i in range(len(truth.names))])
@@ -90,13 +88,13 @@ def grade_predictions(truth, predict, source):
         "status": judge(truth, error, found, troubles), "reason": getattr(error, "limit", ""), "given": len(found),
         "void": void,  # the share of pixels that are left void or have an unknown class
         "troubles": troubles,
-        "digest": digest if metrics[main] else None,  # those of whom nothing is right are not "identical"
+        "digest": digest if metrics[main] else None,  # submissions without a right answer form no group
         "worst": [draw_worst(truth, *each) for each in worst if not found[each[1]][3]],
     }
 
 
 def judge(truth, error, found, troubles):
-    """A submission's status: the first that holds."""
+    """A submission's status: the first one that is true."""
     equal = truth.task != "classification" and all(equal for *_, equal in found.values())
     return next(status for status, holds in (
         ("refused", error),
@@ -119,7 +117,7 @@ def draw_worst(truth, score, index, prediction):
             target, prediction = (colorize_mask(mask, truth.colors) for mask in (target, prediction))
         else:
             images = {"input": photo.convert("L")}
-            errors = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # a quarter is wholly wrong
+            errors = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # full red from 64 on
         red_on_white = np.stack([np.full_like(errors, 255), 255 - errors, 255 - errors], 2).astype(np.uint8)
         images |= {kind: Image.fromarray(values) for kind, values in (
             ("truth", target), ("prediction", prediction), ("errors in red", red_on_white))}

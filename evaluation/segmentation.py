@@ -1,4 +1,4 @@
-"""Segmentation: a network is scored and drawn on a split, and predicts masks for anyone's images."""
+"""Segmentation: score and draw a network on a split; predict the mask of any image."""
 import math
 
 import numpy as np
@@ -10,19 +10,19 @@ from data.images import Bands
 from evaluation import as_batch, enlarge
 
 BY_CLASS = "iou", "dice", "precision", "recall"
-TILE_PIXELS = 2**18  # that go through the network together
+TILE_PIXELS = 2**18  # pixels that go through the network together
 
 
 @torch.inference_mode()
 def predicted_masks(predictor, split):
-    """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split; several processes share it."""
+    """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split. Processes share the work."""
     predictor.model.eval()
     for images, masks, _ in utils.batches(split, 32, predictor.device):
         yield masks, predicted_classes(predictor, images)
 
 
 def predicted_classes(predictor, images):
-    """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8; tile by tile, if the run was trained so."""
+    """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8. With "tile": tile by tile."""
     if not predictor.metadata.get("tile"):
         return predictor(images.float() / 255).argmax(1).byte()
     images = map(Bands, images.permute(0, 2, 3, 1).cpu().numpy())
@@ -32,8 +32,8 @@ def predicted_classes(predictor, images):
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """miou, pixel_accuracy, frequency_weighted_iou, with `outlines` (slow) boundary_f1, BY_CLASS a dict each, None for
-    0/0, and `images`, the mIoU of each image."""
+    """A dict of miou, pixel_accuracy, frequency_weighted_iou; BY_CLASS, each a dict with None for 0/0; `images`, the
+    mIoU of each image; with `outlines` (slow) boundary_f1."""
     classes, pixels, edges = predictor.metadata["classes"], [], []
     for truth, prediction in predicted_masks(predictor, split):
         pixels.append(utils.pixel_counts(truth, prediction, len(classes)).numpy())
@@ -52,7 +52,7 @@ def score_segmentation(predictor, split, outlines=True):
 
 @torch.inference_mode()
 def draw_segmentation(predictors, split, scores, path, columns=4):
-    """The best, the median and the worst image by `scores`, the mIoU of each. predictors: title -> Predictor."""
+    """Draw the best, the median and the worst image. scores: each image's mIoU. predictors: title -> Predictor."""
     chosen, metadata = utils.best_to_worst(scores), next(iter(predictors.values())).metadata
     colors = utils.figure_colors(metadata["colors"])
     images, truth = (np.asarray(array[[*chosen]]) for array in (split.images, split.targets))
@@ -69,10 +69,7 @@ def draw_segmentation(predictors, split, scores, path, columns=4):
 @torch.inference_mode()
 def predict_segmentation(predictor, image, probabilities=None):
     """A Pillow image of any size -> class ids (H, W) uint8 at its own size.
-
-    `probabilities`, an array (K, H, W), is filled with those of the classes. Scores, not ids, are enlarged: outlines
-    come out smooth instead of in steps.
-    """
+    `probabilities`, an array (K, H, W), is filled. Scores, not ids, are enlarged, so that outlines are smooth."""
     mask = np.empty((image.height, image.width), np.uint8)
     if predictor.metadata.get("tile"):
         bands = tiled_scores(predictor, image)
@@ -87,7 +84,7 @@ def predict_segmentation(predictor, image, probabilities=None):
 
 
 def starts(length, tile):
-    """Where tiles of a side begin on a length: evenly, with a quarter of a tile or more in common."""
+    """The starts of tiles along one side: evenly spaced, neighbours overlap by a quarter of a tile or more."""
     common = tile // 4
     count = max(math.ceil((length - common) / (tile - common)), 1)
     return np.linspace(0, length - tile, count).round().astype(int).tolist()
@@ -95,13 +92,11 @@ def starts(length, tile):
 
 def tiled_scores(predictor, image):
     """A Pillow image -> yields a slice of rows and the logarithms of their class probabilities (K, rows, W) float.
-
-    Tiles overlap, and their probabilities are blended. Memory holds one row of tiles, whatever the image's height.
-    """
+    Tiles overlap, and their probabilities are blended. Memory holds one row of tiles, whatever the image's height."""
     height, width = (min(pair) for pair in zip(predictor.metadata["tile"], (image.height, image.width)))
     tops, lefts = starts(image.height, height), starts(image.width, width)
     rows, columns = (torch.arange(1, side + 1, device=predictor.device) for side in (height, width))
-    # It falls towards a tile's edges, where the network sees only one side of things.
+    # The weight falls towards a tile's edges, where the network sees only a part of the surroundings.
     down, along = (torch.minimum(up, up.flip(0)).clamp(max=len(up) // 4 + 1).float() for up in (rows, columns))
     weight = down[:, None] * along
     together, sums = max(TILE_PIXELS // (height * width), 1), None
@@ -114,13 +109,13 @@ def tiled_scores(predictor, image):
                 if sums is None:
                     sums = scores.new_zeros(len(scores), height, image.width)
                 sums[:, :, left : left + width] += weight * scores.softmax(0)
-        whole = sums[:, : following - top]  # no tile further down reaches it
+        whole = sums[:, : following - top]  # no later tile changes these rows
         yield slice(top, following), (whole / whole.sum(0)).clamp(min=1e-30).log()
         sums = torch.cat([sums[:, following - top :], torch.zeros_like(whole)], 1)
 
 
 def with_palette(mask, colors, ids):
-    """Classes (H, W) uint8 -> a palette image: viewers show their `colors`, its bytes are their `ids` in the data."""
+    """Classes (H, W) uint8 -> a palette image: viewers show the classes' `colors`, the file holds their `ids`."""
     table, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
     table[: len(ids)], palette[ids] = ids, colors
     image = Image.fromarray(table[mask])

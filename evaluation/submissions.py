@@ -1,8 +1,7 @@
-"""What submissions hold, which come from strangers: nothing is run, unpickled or unpacked to disk.
+"""List and read the files of submissions. They come from strangers: nothing is run, unpickled or unpacked to disk.
 
-All of it happens in a process with limits, see limits.py. What the files mean stands in predictions.py. Complaints go
-to `troubles`, which has a list of lines for each of TROUBLES.
-"""
+This happens in a process with limits, see limits.py. predictions.py reads the predictions in the files. `troubles` has
+a list of lines for each of TROUBLES."""
 import gzip
 import hashlib
 import io
@@ -27,7 +26,7 @@ REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack t
 
 
 def is_checkpoint(source):
-    """Whether a source is a network's file, or a run's folder; of a bulk download it cannot be one."""
+    """Whether a source is a network's file or a run's folder. One student's part of a bulk download is neither."""
     if not isinstance(source, str):
         return False
     file = os.path.join(source, "best.pt") if os.path.isdir(source) else source
@@ -35,28 +34,26 @@ def is_checkpoint(source):
 
 
 def say_why(error, source=""):
-    """What a student reads of an error: one sentence, without paths of this computer and without Python's words."""
-    if is_out_of_memory(error):  # that ends a submission as a whole
+    """An error in one sentence for a student, without this computer's paths and without Python's words."""
+    if is_out_of_memory(error):  # this ends the whole submission
         raise error
     if isinstance(error, InputError):
         folder = os.path.join(os.path.dirname(source), "") if isinstance(source, str) else ""
         return printable(str(error).replace(folder, ""))
-    return "it cannot be opened, is damaged, or is not what its name says; write it anew"
+    return "it cannot be opened, is damaged, or is not what its name says; write it again"
 
 
 def content_digest(source):
     """A hash of a submission's content."""
-    whole = isinstance(source, str) and not os.path.isdir(source)  # a zip need not be unpacked for this
+    whole = isinstance(source, str) and not os.path.isdir(source)  # a zip is hashed without unpacking
     entries = [plain_entry(source, os.path.basename(source))] if whole else list_entries(source)
     contents = [(name, size, reason or hashlib.sha256(read()).digest()) for name, size, reason, read in entries]
     return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 def list_entries(source):
-    """The entries of a folder, zip or file: (name, bytes, why it is refused or None, a function that reads it).
-
-    A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...)).
-    """
+    """The entries of a folder, zip or file: (name, size in bytes, why it is refused or None, a function to read it).
+    A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...))."""
     path, chosen = (source, None) if isinstance(source, str) else (source[0], dict(source[1]))
     mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -70,7 +67,7 @@ def list_entries(source):
 
 
 def read_limited(open_file):
-    """The bytes of a file, at most one more than an archive may have."""
+    """The bytes of a file, at most one more than the limit of an archive."""
     with open_file() as file:
         return file.read(LIMITS["archive"] + 1)
 
@@ -102,7 +99,7 @@ def list_tar(file):
 
 
 def unpack(name, size, reason, read, depth=0):
-    """Yield an entry as it is or, if it is an archive, the entries in that."""
+    """Yield an entry or, if it is an archive, the entries in it."""
     lower, inner = name.lower(), None
     if lower.endswith((".zip", ".tar", ".tar.gz", ".tgz")) and not reason:
         try:
@@ -112,7 +109,7 @@ def unpack(name, size, reason, read, depth=0):
             if depth == 2 or len(data) > LIMITS["archive"]:
                 raise Exceeded("archive", f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others")
             inner = list((list_zip if lower.endswith(".zip") else list_tar)(io.BytesIO(data)))
-        except Exception as error:  # malformed archives raise nearly anything
+        except Exception as error:  # damaged archives raise nearly anything
             reason = say_why(error)
     if inner is None:
         yield name, size, reason, read
@@ -121,7 +118,7 @@ def unpack(name, size, reason, read, depth=0):
 
 
 def list_files(source, troubles):
-    """Name -> a function that reads the file, for every file of a submission that may be read. Nothing is unpacked."""
+    """{name: a function that reads the file} for every file of a submission that may be read."""
     files, number, total = {}, 0, 0
     for entry in list_entries(source):
         for name, size, reason, read in unpack(*entry):

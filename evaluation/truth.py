@@ -1,7 +1,6 @@
-"""What submissions are held against: the truth, decoded once, what needs no network, and the rubric.
+"""The truth, decoded once; baselines, which need no network; the rubric.
 
-A rubric is {"metric": [[value, points], ...]}: linear between its pairs, level outside them, summed over its metrics.
-"""
+A rubric is {"metric": [[value, points], ...]}: linear between its pairs, constant outside them, summed over metrics."""
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from evaluation.counts import METRICS, ROW, colorization_known, in_rgb_and_lab
 BASELINES = {"segmentation": ("nothing", "most frequent class", "usual layout"),
              "classification": ("nothing", "most frequent class"),
              "colorization": ("nothing", "grey", "mean colour", "usual layout")}
-STEPS = {  # of the default rubric: a value or, if more, a share of the way from the baselines to a perfect 1; points
+STEPS = {  # of the default rubric: (value, share of the way from the baselines to 1, points); the larger value counts
     "segmentation": ((0.415, 0.25, 6), (0.512, 0.375, 10)),  # the original's FCN-32 and U-Net
     "classification": ((0.92, 0.75, 10),), "colorization": ((0, 0.75, 4),)}
 UNBOUNDED = ("psnr", "delta_e", "colorfulness_ratio", "sharpness_ratio")  # metrics that can be above 1
@@ -34,20 +33,20 @@ UNBOUNDED = ("psnr", "delta_e", "colorfulness_ratio", "sharpness_ratio")  # metr
 class Truth:
     """The truth of one task."""
     task: str
-    names: list  # as they are shown: without folders where that stays unique, for a class's folder is the answer
+    names: list  # for the pages: without folders where that stays unique, as a class's folder is the answer
     images: list  # paths
     targets: list  # masks (H, W) with 255 void, labels, or images (H, W, 3)
     classes: list
     colors: list
-    index: dict  # finds an image by its name, its last part, or either in lower case, where that is unique
+    index: dict  # an image's name, its last part, or either in lower case, if unique -> the image's index
     raw: Classes | None  # how masks are read
-    known: list  # colorization's: counts.colorization_known of each image
-    digest: str  # a hash of all that scores depend on, but for the submission
+    known: list  # for colorization: counts.colorization_known of each image
+    digest: str  # a hash of all that scores depend on, except the submission
     rubric: dict | None = None
 
     @property
     def metrics(self):
-        """The metrics that are shown; the first ranks. Of two classes the second is what is looked for."""
+        """The metrics of the pages; the first one ranks. Of two classes the second is the foreground."""
         binary = self.task == "segmentation" and len(self.classes) == 2
         return ("foreground_iou",) * binary + METRICS[self.task]
 
@@ -56,7 +55,7 @@ class Truth:
         return sum(max(points for _, points in steps) for steps in self.rubric.values())
 
     def row(self, index, prediction):
-        """The counts (counts.py) of a prediction, or None, for an image."""
+        """The row (counts.py) of an image for a prediction, or for None, a missing one."""
         return ROW[self.task](self.targets[index], prediction, len(self.classes), self.known[index])
 
 
@@ -72,7 +71,7 @@ def open_truth(folder, task):
     index |= {name.casefold(): i for name, i in index.items() if lower[name.casefold()] == 1}
     telling = [name for name in shown if "/" in name]
     if task == "classification" and telling:
-        print(f"{len(telling)} true images share their names, and so a prediction must name the class's folder, as "
+        print(f"{len(telling)} true images share their names, so a prediction must name the class's folder, as "
               f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
     known = [colorization_known(target) if task == "colorization" else None for target in targets]
     digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
@@ -109,7 +108,7 @@ def read_truth(folder, task):
 
 
 def predict_baseline(truth, name):
-    """One of BASELINES: a prediction for every true image, or none, of somebody who looks at no image."""
+    """One of BASELINES: a prediction for every true image, made without a network; or no prediction."""
     if name == "nothing":
         return []
     if truth.task == "classification":
@@ -122,7 +121,7 @@ def resize(values, size, how=Image.Resampling.NEAREST):
 
 
 def masks_without_network(targets, name):
-    """Yield masks of the most frequent class everywhere, or at each place of the one that is most frequent there."""
+    """Yield masks of the most frequent class of all pixels, or of the most frequent class at each place."""
     size = [min(side, 256) for side in targets[0].shape]
     small = np.stack([resize(target, size) for target in targets])
     votes = np.stack([(small == id).sum(0) for id in range(np.max(small, where=small != VOID, initial=0) + 1)])
@@ -144,13 +143,13 @@ def colors_without_network(targets, name):
 
 
 def default_rubric(truth, baselines):
-    """Points that begin at the best of the baselines' metrics, and go on by STEPS."""
+    """A rubric that begins with 0 points at the best baseline's metric and continues by STEPS."""
     main = "colorfulness_credit" if truth.task == "colorization" else truth.metrics[0]
     start = min(max(metrics[main] for metrics in baselines), 0.99)
     steps = [[max(value, start + share * (1 - start)), points] for value, share, points in STEPS[truth.task]]
     if truth.task != "colorization":
         return {main: [[start, 0], *steps]}
-    # The PSNR of grey images is higher than that of good colours, so it says nothing here.
+    # PSNR is not used: grey images have a higher one than good colours.
     nearest = max(min(metrics["delta_e"] for metrics in baselines), 1e-6)
     return {"delta_e": [[0.85 * nearest, 6], [nearest, 0]], main: [[start, 0], *steps]}
 

@@ -1,4 +1,4 @@
-"""The networks, one a file; normalize.py is the first step of each. This folder imports nothing else of the project."""
+"""The networks, one per file; each begins with normalize.py. This folder imports no other folder of the project."""
 from functools import partial
 
 import torch

@@ -1,7 +1,6 @@
 """ResNet-18 and ResNet-34 (He et al. 2015, https://arxiv.org/abs/1512.03385), for large and small images.
 
-At width 64 the parameters have torchvision's names and shapes, so torchvision's ImageNet weights load into it.
-"""
+At width 64 the parameters have torchvision's names and shapes, so torchvision's ImageNet weights load into it."""
 import torch.nn.functional as F
 from torch import nn
 
@@ -24,8 +23,8 @@ class BasicBlock(nn.Module):
             nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x):
-        # Every second pixel, then a 1x1 convolution of stride 1: the same values as with stride 2, for whose gradient
-        # oneDNN crashes, or is wrong, at 8 channels or fewer (https://github.com/uxlfoundation/oneDNN/issues/6035).
+        # Every second pixel, then a 1x1 convolution of stride 1. Stride 2 gives the same values, but at 8 channels or
+        # fewer oneDNN crashes or computes a wrong gradient (https://github.com/uxlfoundation/oneDNN/issues/6035).
         shortcut = x if self.downsample is None else self.downsample(x[..., :: self.stride, :: self.stride])
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
@@ -35,8 +34,7 @@ class ResNet(nn.Module):
     """Images (B, in_channels, H, W) float in [0, 1] -> logits (B, classes) float.
 
     `small_stem` begins with one 3x3 convolution at full resolution, as in the paper for CIFAR-10, in place of a strided
-    7x7 one and a max pooling, which leave 8x8 values of a 32x32 image.
-    """
+    7x7 one and a max pooling, which leave 8x8 values of a 32x32 image."""
 
     def __init__(self, classes, depth="resnet18", width=64, small_stem=False, in_channels=3):
         super().__init__()

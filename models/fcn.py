@@ -15,13 +15,12 @@ class ResNetFCN32(nn.Module):
     """Images (B, in_channels, H, W) float in [0, 1] -> class scores (B, classes, H, W) float; any H and W.
 
     The backbone makes one feature vector of each 32x32 cell, a 1x1 convolution scores it, and a single transposed
-    convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse.
-    """
+    convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse."""
 
     def __init__(self, classes, backbone="resnet18", width=64, in_channels=3):
         super().__init__()
         self.backbone = ResNet(1, backbone, width, in_channels=in_channels)
-        del self.backbone.fc  # the classifier's head has no part in segmentation
+        del self.backbone.fc  # segmentation does not use the classifier's head
         self.score = nn.Conv2d(self.backbone.out_channels, classes, 1)
         self.upsample = nn.ConvTranspose2d(classes, classes, 64, stride=32, padding=16, bias=False)
         with torch.no_grad():

@@ -10,8 +10,8 @@ def memory_format(device):
 
 
 def normalize(images):
-    """(B, C, H, W) float in [0, 1] -> RGB by ImageNet's figures, as pretrained weights want it; others in -1 to 1."""
+    """(B, C, H, W) float in [0, 1] -> RGB normalized as pretrained weights need it; other images in -1 to 1."""
     figures = IMAGENET if images.shape[1] == 3 else ((0.5, 0.5),) * images.shape[1]
-    # A channel at a time: tensors of figures would have to travel to the GPU.
+    # One channel at a time: a tensor of these numbers would have to be copied to the GPU.
     channels = [(channel - mean) / deviation for channel, (mean, deviation) in zip(images.unbind(1), figures)]
     return torch.stack(channels, 1).contiguous(memory_format=memory_format(images.device))

@@ -6,7 +6,7 @@ from models.normalize import normalize
 
 
 class ConvBlock(nn.Module):
-    """A 3x3 convolution, half the resolution where `pool` says so, batch norm, ReLU."""
+    """A 3x3 convolution, with `pool` half the resolution, batch norm, ReLU."""
 
     def __init__(self, in_channels, out_channels, pool=False):
         super().__init__()
@@ -33,8 +33,7 @@ class Residual(nn.Module):
 class ResNet9(nn.Module):
     """Images (B, in_channels, H, W) float in [0, 1] -> logits (B, classes) float.
 
-    It convolves before it halves the resolution, where ResNet-18 strides, and is made to learn in few epochs.
-    """
+    It convolves, then halves the resolution by pooling; ResNet-18 uses strides. It learns in few epochs."""
 
     def __init__(self, classes, width=64, in_channels=3):
         super().__init__()

@@ -18,7 +18,7 @@ class DoubleConv(nn.Sequential):
 
 
 class Up(nn.Module):
-    """Twice the resolution, the skip beside it where there is one, then a DoubleConv."""
+    """Double the resolution, concatenate the skip if there is one, then a DoubleConv."""
 
     def __init__(self, in_channels, out_channels, skip):
         super().__init__()
@@ -33,9 +33,8 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """Images (B, in_channels, H, W) float in [0, 1] -> maps (B, out_channels, H, W) float; any H and W.
 
-    `width` channels at full resolution, doubled at each of `depth` halvings. Without `skips` it is a plain
-    encoder-decoder: all that the output knows must pass through the H / 2^depth bottleneck.
-    """
+    It has `width` channels at full resolution, and twice as many after each of `depth` halvings. Without `skips` it is
+    a plain encoder-decoder: all information must pass through the bottleneck at H / 2^depth."""
 
     def __init__(self, in_channels, out_channels, width=64, depth=4, skips=True):
         super().__init__()

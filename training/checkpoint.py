@@ -1,4 +1,4 @@
-"""Checkpoints, written whole and read without running any code of theirs; a run's folder, which holds them."""
+"""Checkpoints, which are read without running any code in them, and the run's folder that holds them."""
 import io
 import itertools
 import os
@@ -23,22 +23,22 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-# What a checkpoint says of itself, beside what a task adds. Only training on tiles has the tile's (height, width), and
-# only deep images have levels, the values that are 0 and 255.
+# The entries of every checkpoint; a task adds its own. "tile", (height, width), is only there after training on tiles,
+# "levels", the values that become 0 and 255, only for images of more than 8 bits.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "levels": list, "foreground": bool}
 PRETRAINED = Path(__file__).parents[1] / "models" / "pretrained"  # small trained networks that ship with the code
-STATES = "last.pt", "previous.pt"  # to resume from, the later one first
+STATES = "last.pt", "previous.pt"  # files to resume from, the newer one first
 
 
 def autocast(device, dtype):
-    """The context of a forward pass in which torch computes in `dtype` where that is sound."""
+    """A context for a forward pass, in which torch computes in `dtype` where that is precise enough."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 @dataclass
 class Predictor:
-    """A network and what its checkpoint says of itself: predictor(images) -> its output, in the chosen precision."""
+    """A network and its checkpoint's metadata: predictor(images) -> the output, in the chosen precision."""
     model: torch.nn.Module
     metadata: dict
     device: torch.device
@@ -46,7 +46,7 @@ class Predictor:
 
     @property
     def channels(self):
-        """Of the images that files hold; a network for colorization is given their lightness alone."""
+        """The channels of image files. A network for colorization gets only the lightness."""
         return 3 if self.metadata["task"] == "colorization" else self.metadata["network"].get("in_channels", 3)
 
     def __call__(self, images):
@@ -66,26 +66,25 @@ def one_line(error):
 
 
 def load_checkpoint(path):
-    """Read a checkpoint of ours: a dict of numbers, text and tensors. Raises InputError."""
+    """Read a checkpoint: a dict of numbers, text and tensors. Raises InputError."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch.load does not test the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         known = {"tile": [], "levels": [], "foreground": False} | checkpoint
         wrong = [key for key, kind in METADATA.items() if not isinstance(known.get(key), kind)]
         if wrong or checkpoint["task"] not in TASKS:
-            raise ValueError(f"there is something wrong with its {(wrong or ['task'])[0]}")
-    except Exception as error:  # torch.load raises a dozen types for the ways in which a file can be garbage
+            raise ValueError(f"its {(wrong or ['task'])[0]} is wrong")
+    except Exception as error:  # torch.load raises a dozen types for damaged files
         if getattr(error, "filename", None) or isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise  # the file is not there, or the memory is short: that is not the file's fault
+            raise  # the file is missing, or memory is short: the file is not damaged
         raise InputError(f"{printable(path)} is no checkpoint of ours ({one_line(error)}); give a best.pt") from error
     return checkpoint
 
 
 def load_run(run):
-    """A run's folder, a checkpoint's file, or pretrained-NAME -> (its best network in eval mode, float32, metadata).
-    Raises InputError."""
+    """A run's folder, a checkpoint, or pretrained-NAME -> (float32 network in eval mode, metadata)."""
     path = Path(run, "best.pt") if Path(run).is_dir() else Path(run)
     if str(run).startswith("pretrained-") and not path.exists():
         path = PRETRAINED / f"{str(run).removeprefix('pretrained-')}.pt"
@@ -96,7 +95,7 @@ def load_run(run):
     try:
         if metadata["network"]["name"] not in TASKS[metadata["task"]]:
             raise ValueError(f"no network for {metadata['task']}")
-        with torch.device("meta"):  # so that only memory is used which the file fills
+        with torch.device("meta"):  # allocates no memory; the file's tensors are assigned below
             model = build_network(metadata["network"])
         model.load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged or made-up file can go wrong in any way
@@ -105,7 +104,7 @@ def load_run(run):
 
 
 def load_predictor(run, device, dtype):
-    """The best network of a run's folder, or of a checkpoint's file, as a Predictor. Raises InputError."""
+    """load_run's network, ready for inference on the device. Raises InputError."""
     model, metadata = load_run(run)
     return Predictor(for_inference(model, device, dtype), metadata, device, dtype)
 
@@ -120,12 +119,12 @@ def for_inference(model, device, dtype):
     model.to(device, memory_format=memory_format(device))
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
-            module.to(dtype)  # but not a batch norm that could not be folded: its statistics stay exact
+            module.to(dtype)  # a batch norm that could not be folded stays float32: its statistics must be exact
     return model
 
 
 def copy_weights(network, weights, source):
-    """Copy the weights that fit by name and shape, and say which do not. Raises InputError where none does."""
+    """Copy the weights that fit by name and shape, and print which do not. Raises InputError if none fits."""
     own, parameters = network.state_dict(), dict(network.named_parameters())
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     taken = len(parameters.keys() & fitting)
@@ -138,12 +137,11 @@ def copy_weights(network, weights, source):
 
 
 def load_start(network, args):
-    """Copy what fits from ImageNet's weights or from another run, as the flags ask. Raises InputError."""
-    if args.resume:  # its checkpoint has them, and on another machine they may not be there
+    """Start from ImageNet's weights (--pretrained) or from another run's (--init). Raises InputError."""
+    if args.resume:  # the checkpoint has the weights, and their source may be missing on another machine
         return
     if args.pretrained:
         import torchvision  # takes a second
-
         depth = "resnet18" if args.model == "fcn32" else args.model
         try:
             weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
@@ -155,14 +153,14 @@ def load_start(network, args):
 
 
 def claim_folder(args):
-    """Lock a run's folder, from which an older run is moved unless it is resumed: the lock. Raises InputError."""
+    """Lock a run's folder and return the lock. An older run in it is moved, unless it is resumed. Raises InputError."""
     folder = Path(args.out)
     if process_rank():
         return None
     if args.data not in NAMED and folder.resolve().is_relative_to(Path(args.data).resolve()):
         raise InputError(f"--out {folder}: give the run a folder outside the data, or its images would become data")
     if not args.resume and any(map(Path.exists, map(folder.joinpath, ("best.pt", "metrics.csv", *STATES)))):
-        lock_folder(folder).close()  # nobody else writes there
+        lock_folder(folder).close()  # raises if another run writes there
         names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
         aside = folder.rename(next(name for name in names if not name.exists()))
         log(f"the run that was in {folder} is now in {aside}")
@@ -171,10 +169,10 @@ def claim_folder(args):
 
 
 def lock_folder(folder):
-    """Keep a second run out of a folder: an open file that holds a lock until it is closed. Raises InputError."""
+    """Lock a folder against other runs: returns an open file, which holds the lock until closed. Raises InputError."""
     file = open(folder / ".lock", "w")
     try:
-        # lockf's lock is the process's own; flock's would stay with loaders that outlive a killed run by seconds.
+        # lockf's lock belongs to this process. flock's would also belong to loaders, which live seconds longer.
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -185,7 +183,7 @@ def lock_folder(folder):
 
 
 def load_state(args, metadata):
-    """What last.pt holds or, where that is damaged, the one before it. Raises InputError, for other data as well."""
+    """Read last.pt or, if that is damaged, previous.pt. Raises InputError, also if the data have changed."""
     last = Path(args.out, "last.pt")
     for path in filter(Path.exists, map(last.with_name, STATES)):
         try:
@@ -194,10 +192,10 @@ def load_state(args, metadata):
         except (InputError, OSError) as error:
             log(f"--resume: {printable(str(error))}", file=sys.stderr)
     else:
-        raise InputError(f"--resume: {args.out} has no sound checkpoint to go on from; leave --resume out")
+        raise InputError(f"--resume: {args.out} has no undamaged checkpoint to resume from; leave --resume out")
     if any(state.get(key) != metadata[key] for key in ("classes", "digests", "network")):
         raise InputError(f"--resume: {args.out} was trained when {args.data} held other images or classes; put them "
                          "back, or give another --out")
     if path != last and process_rank() == 0:
-        os.replace(path, last)  # else a damaged last.pt would soon replace the sound previous.pt
+        os.replace(path, last)  # otherwise the damaged last.pt would soon replace the good previous.pt
     return state

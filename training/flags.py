@@ -1,4 +1,4 @@
-"""The command line: flags, and mistakes in one line. Nothing here imports torch, which takes seconds."""
+"""The command line: its flags, and its errors in one line. This file does not import torch, which takes seconds."""
 import argparse
 import contextlib
 import difflib
@@ -13,23 +13,23 @@ from pathlib import Path
 
 from data import InputError, printable
 
-# The networks of a task, the usual one first.
+# The networks of each task, the default first.
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resnet34", "resnet9"),
          "colorization": ("unet",)}
-# Settings that a resumed run may change, since they do not change what is trained. All others must stay. The data may
-# lie elsewhere: load_state compares their classes and their images' names.
+# Settings that a resumed run may change, because they do not change what is trained. All others must stay. The data
+# may be in another folder: load_state compares the classes and the images' names.
 FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
         "device", "compile", "sweep", "log"}
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose description keeps its lines, and whose errors are one line that names the nearest flag."""
+    """A parser that keeps the lines of its description. Its errors are one line, which names the nearest flag."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def parse_known_args(self, words=None, namespace=None):
-        """As argparse's, but `--size 96x128` is taken as `--size 96 128`."""
+        """argparse's, but `--size 96x128` means `--size 96 128`."""
         words = list(sys.argv[1:] if words is None else words)
         for i in reversed(range(1, len(words))):
             if words[i - 1] in ("--size", "--tile"):
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind, least, text):
-    """The value of a flag: an int or float that is finite and not below `least`."""
+    """The value of a flag: a finite int or float, `least` or more."""
     with contextlib.suppress(ValueError):
         if least <= kind(text) < math.inf:
             return kind(text)
@@ -54,7 +54,7 @@ positive_int, positive_float = partial(number, int, 1), partial(number, float, s
 
 
 def get_args_parser(task, description=None):
-    """The flags of a training script. Those left out of the command line come from the recipe."""
+    """The flags of a training script. The recipe gives those that the command line leaves out."""
     parser = Parser(description=description)
     parser.set_defaults(task=task, tile=None, foreground=False, channels=None, pretrained=False, sweep=None,
                         target=None, skips=True)
@@ -116,25 +116,25 @@ def add_place(add):
 
 
 def swept(parser, text):
-    """lr=1e-4,1e-3 -> ("lr", [0.0001, 0.001]): each value is read as its own flag reads it."""
+    """lr=1e-4,1e-3 -> ("lr", [0.0001, 0.001]). The flag's own parser reads each value."""
     flag, _, values = text.partition("=")
     key = flag.replace("-", "_")
     return key, [getattr(parser.parse_args([f"--{flag}", value]), key) for value in values.split(",")]
 
 
 def parse(parser):
-    """The arguments of the command line; a resumed run's own where they are left out. A mistake ends the script."""
+    """The arguments of the command line. --resume takes left-out ones from the run. A mistake ends the script."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started this
+        if getattr(sys, name) is None:  # the caller has closed it
             setattr(sys, name, open(os.devnull, "w"))
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout lacks it
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     args = parser.parse_args()
     if getattr(args, "resume", False) and args.out:
         own = "task", "out", "resume", "debug", "dry_run", "workers", "sweep"
         parser.set_defaults(**{key: value for key, value in read_settings(args.out).items() if key not in own})
         args = parser.parse_args()
-    # Not in a background job, which ignores it, nor in a notebook, whose kernel it would end.
+    # A background job ignores SIGINT, and in a notebook it must not end the kernel.
     if hasattr(sys.stdout, "reconfigure") and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)  # until run_main, while torch is imported
     return args
@@ -145,7 +145,7 @@ def leave(number, frame):
 
 
 def read_settings(folder):
-    """The settings that a run was begun with, from its config.json; none where there is no sound one."""
+    """The settings of a run, from its config.json; an empty dict if that is missing or damaged."""
     try:
         return dict(json.loads(Path(folder, "config.json").read_text())["settings"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -153,7 +153,7 @@ def read_settings(folder):
 
 
 def check_settings(args):
-    """Raise InputError where a resumed run would go on with other settings."""
+    """Raise InputError if a resumed run has other settings than before."""
     before, now = read_settings(args.out), json.loads(json.dumps(vars(args), default=str))
     if not before:
         raise InputError(f"--resume: {args.out} has no sound config.json; leave --resume out to begin anew")
@@ -165,6 +165,6 @@ def check_settings(args):
 
 
 def refuse(reason):
-    """Print an error's one line, whatever the names in it hold; returns the exit code."""
+    """Print an error as one line; returns the exit code."""
     print(f"{Path(sys.argv[0]).name}: {printable(str(reason))}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""The machine: on what to compute and in which type, its memory, and the other processes under torchrun."""
+"""The machine: the device, the number type, the memory, and the other processes under torchrun."""
 import copy
 import math
 import os
@@ -28,7 +28,7 @@ def setup(args):
     """The device to compute on and the type to compute in: (torch.device, torch.dtype). Raises InputError."""
     device = choose_device(args.device)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # else pinned memory would take some of the first
+        torch.cuda.set_device(device)  # otherwise pinned memory would also use the first GPU
     if started_by_torchrun() and not dist.is_initialized():
         join_processes(device)
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
@@ -43,7 +43,7 @@ def setup(args):
 
 
 def choose_device(name):
-    """The torch.device that --device names, tried out; for auto the CPU where the GPU fails. Raises InputError."""
+    """The torch.device of --device, after a test. With auto the CPU replaces a GPU that fails. Raises InputError."""
     # Not mps: torch has given wrong values there, silently (its issues 188371, 174339).
     wanted = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if name == "auto" and not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
@@ -53,7 +53,7 @@ def choose_device(name):
         wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(wanted)
-        torch.ones(1, device=device).add_(1)  # that a GPU is there does not mean that this torch has kernels for it
+        torch.ones(1, device=device).add_(1)  # this torch may have no kernels for the GPU
         return device
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:200]  # no driver, or too old a one, or the memory is full
@@ -63,23 +63,23 @@ def choose_device(name):
             "a newer one may" if newer else f"this one has: {OLDER_GPUS}")
     if name != "auto":
         raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
-    log(f"the GPU cannot be used ({reason}): the CPU in its place", file=sys.stderr)
+    log(f"the GPU cannot be used ({reason}): using the CPU instead", file=sys.stderr)
     return torch.device("cpu")
 
 
 def cpu_capabilities():
-    return getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.4 does not know
+    return getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.4 lacks it
 
 
 def fastest_sound_dtype(device):
-    """bf16 where the hardware multiplies it natively, fp16 on older GPUs with tensor cores, else float32."""
+    """bf16 if the hardware has it, fp16 on older GPUs with tensor cores, else float32."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability < (7, 0) or "GTX 16" in torch.cuda.get_device_name(device):  # no tensor cores; NaN on GTX 16xx
             return torch.float32
         return torch.bfloat16 if capability >= (8, 0) else torch.float16
     has = cpu_capabilities() if device.type == "cpu" else {}
-    # oneDNN may be held back from it by ONEDNN_MAX_CPU_ISA, which makes a CPU behave as an older one.
+    # ONEDNN_MAX_CPU_ISA can keep oneDNN from using it: then the CPU works like an older one.
     native = (has.get("avx512_bf16") or has.get("amx_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else torch.float32
 
@@ -94,7 +94,7 @@ def describe_machine(device):
 
 
 def peak_memory_mb(device):
-    """The most memory in use so far, in MB: the GPU's, or the process's where there is none; nan on Windows."""
+    """The peak memory so far, in MB: the GPU's or, without one, the process's; nan on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if resource is None:
@@ -103,9 +103,9 @@ def peak_memory_mb(device):
 
 
 def parts_that_fit(model, data, size, batch_size, device, dtype):
-    """Into how many parts a batch is cut so that it fits the GPU's memory, judged by trial steps of 2 and 4 images."""
+    """The number of parts that a batch is cut into to fit the GPU's memory, judged by trial steps of 2 and 4 images."""
     for split in data.splits.values():
-        keep_on_gpu(split, device)  # before what is free is counted
+        keep_on_gpu(split, device)  # first, as it takes memory
     free, before, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device), {}
     trial, channels = copy.deepcopy(model).train(), next(model.parameters()).shape[1]
     for images in (2, 4):
@@ -115,51 +115,51 @@ def parts_that_fit(model, data, size, batch_size, device, dtype):
         output.float().square().mean().backward()
         used[images] = torch.cuda.max_memory_allocated(device) - before
         trial.zero_grad()
-    states = 3 * sum(p.nbytes for p in model.parameters())  # the optimizer's, and the running average
+    states = 3 * sum(p.nbytes for p in model.parameters())  # two of the optimizer, and the running average
     fitting = (0.8 * free - states - used[2]) / ((used[4] - used[2]) / 2) + 2  # a fifth is left to the loss and cuDNN
     parts = next((n for n in range(1, batch_size) if batch_size % n == 0 and batch_size / n <= fitting), batch_size)
     if parts > 1:
-        log(f"a batch of {batch_size} does not fit the GPU's memory: {parts} parts, each with batch norm of its own, "
-            "make one step")
+        log(f"a batch of {batch_size} does not fit the GPU's memory: it is cut into {parts} parts, each with its own "
+            "batch norm")
     return parts
 
 
 def can_compile(device):
-    """Whether torch.compile works here: it needs a C++ compiler on the CPU, and Triton on CUDA."""
+    """Whether torch.compile works here. It needs a C++ compiler on the CPU, and Triton on CUDA."""
     try:
         torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8, device=device, requires_grad=True)).backward()
-    except Exception as error:  # whatever its many parts raise
+    except Exception as error:  # its parts raise many types
         log(f"--compile does not work here ({one_line(error)}): training goes on without", file=sys.stderr)
         return False
     return True
 
 
 def started_by_torchrun():
-    """Whether there are other processes to meet. Half of what torchrun sets, left in a shell, means nothing."""
+    """Whether torchrun started this process: it sets all of these variables."""
     return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def join_processes(device):
-    """Meet the other processes that torchrun started. Raises InputError."""
-    nccl = device.type == "cuda" and dist.is_nccl_available()  # Windows has none; gloo works on CUDA, too
-    try:  # the first process may be decoding a data set for long
+    """Connect to the other processes that torchrun started. Raises InputError."""
+    nccl = device.type == "cuda" and dist.is_nccl_available()  # Windows lacks it; gloo works on CUDA, too
+    try:  # six hours: the first process may decode a large data set
         dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(hours=6))
     except (ValueError, RuntimeError) as error:
         raise InputError(f"the processes cannot meet ({one_line(error)}); give torchrun another --master-port")
 
 
 def parallelize(model, device):
-    """A model whose gradients are averaged over the processes. On CUDA its batch norm sees the batches of all."""
+    """A model whose gradients are averaged over the processes. On CUDA its batch norm uses all processes' batches."""
     if world_size() == 1:
         return model
     if device.type == "cuda":
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1x1 kernels, where they mean nothing
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # harmless for 1x1 kernels
     return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def share_buffers(model):
-    """Give all processes the first one's batch norm statistics: DDP does so only before each step."""
+    """Copy the first process's batch norm statistics to all. DDP does this only before each step."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""The weights of classes in a loss, the optimizer, the schedule of its rate, and the running average of the network."""
+"""The class weights of a loss, the optimizer, the learning rate schedule, and the running average of the weights."""
 import copy
 from functools import partial
 
@@ -8,22 +8,20 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, MultiStepLR,
 
 def class_weights(counts, balance):
     """Counts (K,) of samples or pixels by class -> their weights in the loss (K,), float32, mean 1 by sample.
-
-    With a `balance` of 0 all samples count the same, with 1 all classes.
-    """
+    With a `balance` of 0 all samples have the same weight, with 1 all classes have."""
     share = counts / counts.sum()
     weights = share**-balance
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
 
 
 def make_optimizer(model, args, device):
-    """Adam, AdamW or SGD. Weight decay is for matrices and kernels; norms and biases go without, as is usual."""
+    """Adam, AdamW or SGD. Only matrices and kernels have weight decay; norms and biases have none, as is usual."""
     groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": args.weight_decay},
               {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
     fused = device.type in ("cpu", "cuda")
     if args.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=fused)
-        for p in model.parameters():  # else the fused kernel leaves it unset where fp16's first step overflows
+        for p in model.parameters():  # otherwise it stays unset if the first fp16 step overflows
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return optimizer
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
@@ -46,7 +44,7 @@ class RunningAverage:
 
     def __init__(self, model, decay):
         self.model, self.decay = copy.deepcopy(model), decay
-        # Listed once: a walk through the network at every step would keep a GPU waiting, as torch's AveragedModel does.
+        # Listed only once: torch's AveragedModel walks through the network at every step, and the GPU waits.
         self.averages, self.values = ([tensor for tensor in each.state_dict().values() if tensor.is_floating_point()]
                                       for each in (self.model, model))
 

@@ -1,4 +1,4 @@
-"""Run: the progress of one training run, its best network, and all that is needed to go on with it."""
+"""Run: the progress of one training run, its best network, its checkpoints, and how it stops and resumes."""
 import math
 import os
 import signal
@@ -17,18 +17,17 @@ from data import InputError
 from models import count_gflops
 from models.normalize import memory_format
 from training.checkpoint import Predictor, claim_folder, load_predictor, load_state, save_checkpoint
-from training.machine import (can_compile, describe_machine, parallelize, parts_that_fit, peak_memory_mb,
-                              share_buffers)
+from training.machine import can_compile, describe_machine, parallelize, parts_that_fit, peak_memory_mb, share_buffers
 from training.optimization import RunningAverage, make_optimizer, make_schedule
 from utils import (STOPPING, batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv,
                    write_json)
 
-PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # what a checkpoint keeps of Run as it is
-DRAWING_PAUSE = 60  # seconds from one drawing of curves and predictions, which may take two, to the next
+PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # fields of Run that last.pt holds
+DRAWING_PAUSE = 60  # least seconds between drawings of curves and predictions, each of which may take two
 
 
 class Diverged(InputError):
-    """The loss is no longer finite, or no score on val is."""
+    """The loss is no longer finite, or no score on val was finite."""
 
 
 class Run:
@@ -57,7 +56,7 @@ class Run:
         if device.type == "cuda":
             size = self.metadata.get("tile", data.size)
             self.parts = parts_that_fit(model, data, size, self.batch_size // world_size(), device, dtype)
-        self.model = parallelize(model, device)  # what the loops call
+        self.model = parallelize(model, device)  # the loops call this one
         if args.compile and can_compile(device):
             self.model = torch.compile(self.model, dynamic=False)  # trained at two sizes at most
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
@@ -83,7 +82,7 @@ class Run:
 
     @property
     def predictor(self):
-        """The network that is scored: with averaged weights where the recipe has `ema`, else the trained one."""
+        """The network to score: with averaged weights if the recipe has `ema`, else the trained one."""
         return Predictor(self.average.model if self.average else self.module, self.metadata, self.device, self.dtype)
 
     def best_predictor(self):
@@ -92,7 +91,7 @@ class Run:
             return load_predictor(self.folder, self.device, self.dtype)
 
     def epochs(self):
-        """The epochs still to do. Signals to stop take effect after the step that they interrupt."""
+        """Yield the epochs still to do. A signal to stop takes effect after the current step."""
         images = self.steps_per_epoch * self.batch_size
         self.bar = tqdm(total=self.args.epochs * images, initial=self.steps_done * self.batch_size, unit="img",
                         disable=True if process_rank() else None, dynamic_ncols=True, smoothing=0.05)
@@ -103,10 +102,10 @@ class Run:
                     stop(self)
 
     def batches(self, split):
-        """This epoch's batches, or parts of them that fit: (images uint8, targets, draws), all on the device."""
+        """Yield this epoch's batches, or parts that fit the memory: (images uint8, targets, draws), on the device."""
         self.model.train()
-        torch.backends.cudnn.benchmark = not self.args.deterministic  # to try all algorithms pays off in training alone
-        if self.device.type == "cuda":  # scoring takes larger batches, and does not count
+        torch.backends.cudnn.benchmark = not self.args.deterministic  # pays off only in training
+        if self.device.type == "cuda":  # the memory of scoring does not count
             torch.cuda.reset_peak_memory_stats(self.device)
         if self.step_in_epoch == 0:
             self.seconds.append(0.0)
@@ -138,11 +137,11 @@ class Run:
                 self.average.update(self.steps_done)
 
     def after_step(self):
-        """Show the loss, save what is due, stop where a signal asked for it."""
+        """Show the loss, save if it is time, stop after a signal."""
         stopping = self.stop_signal.asked()
         due = stopping or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
         if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
-            self.show_loss()  # and stops at a loss that is not finite, before it is saved
+            self.show_loss()  # raises Diverged, before a bad state is saved
         if self.args.dry_run:
             end_dry_run(self, stopping)
         elif due:
@@ -151,16 +150,15 @@ class Run:
             stop(self)
 
     def show_loss(self):
-        """Show the epoch's mean loss on the progress bar. Raises Diverged where it is not finite."""
+        """Show the epoch's mean loss on the progress bar. Raises Diverged if it is not finite."""
         loss = float(self.loss_sum) / max(self.step_in_epoch, 1)
         if not math.isfinite(loss):
             raise Diverged("the loss is no longer finite: try a lower --lr or --precision fp32")
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def end_epoch(self, scores, best, **found):
-        """Close an epoch: `scores` on val go to metrics.csv; the highest `best` makes best.pt, with what was `found`
-        on val, such as a gain. Returns whether to draw predictions of a new best network.
-        """
+        """Close an epoch: write `scores` on val to metrics.csv. The highest `best` so far writes best.pt, with values
+        `found` on val, such as a gain. Returns whether to draw predictions of a new best network."""
         losses = gather([float(self.loss_sum)])
         loss = sum(losses) / (self.steps_per_epoch * len(losses))
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
@@ -182,7 +180,7 @@ class Run:
         return print_epoch(self) and improved
 
     def save(self):
-        """Write last.pt and keep the one before, in case of damage. Neither moves until the new one is whole."""
+        """Write last.pt, and keep the old one as previous.pt. Both are renamed only after the new file is complete."""
         last, following = self.folder / "last.pt", self.folder / "next.pt"
         save_checkpoint(following, self.metadata | {key: getattr(self, key) for key in PROGRESS} | {
             "weights": self.module.state_dict(), "average": self.average and self.average.model.state_dict(),
@@ -194,7 +192,7 @@ class Run:
         self.saved = time.monotonic()
 
     def resume(self, state):
-        """Go on from what `save` wrote. The learning rate follows from the number of steps."""
+        """Continue from what `save` wrote. The learning rate follows from the number of steps."""
         self.module.load_state_dict(state["weights"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
@@ -204,7 +202,7 @@ class Run:
         vars(self).update({key: state[key] for key in PROGRESS})
         self.loss_sum.copy_(state["loss_sum"])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch expects a step of the optimizer before each of the schedule
+            warnings.simplefilter("ignore")  # torch expects an optimizer step before each schedule step
             for _ in range(min(self.steps_done, self.args.epochs * self.steps_per_epoch)):
                 self.schedule.step()
 
@@ -224,9 +222,9 @@ class Run:
 
 
 def open_folder(run, data, machine):
-    """Claim the run's folder, go on with what is there if asked to, and write down with what this run was made."""
+    """Claim the run's folder, resume if asked to, and write the settings and the machine to config.json."""
     if run.args.log:
-        from torch.utils.tensorboard import SummaryWriter  # before the folder is there: it may not be installed
+        from torch.utils.tensorboard import SummaryWriter  # first, because it may not be installed
     run.lock = claim_folder(run.args)
     if run.args.resume:
         run.resume(load_state(run.args, run.metadata))
@@ -239,7 +237,7 @@ def open_folder(run, data, machine):
 
 
 def describe_run(args, network, data):
-    """What a checkpoint says of itself: enough to score and predict without anything else."""
+    """The metadata of a checkpoint: all that scoring and prediction need besides the weights."""
     return {"task": data.task, "network": network, "data": args.data, "size": list(data.size), "seed": args.seed,
             "classes": data.classes, "colors": [list(color) for color in data.colors], "ids": data.ids,
             "digests": {name: split.digest for name, split in data.splits.items()},
@@ -271,12 +269,12 @@ def stop(run):
 
 
 def end_dry_run(run, stopping):
-    """End a dry run after four steps, or 30 s, with what they took. The first step warms up: it is timed only alone."""
+    """End a dry run after four steps or 30 s; print memory and time. The first step is a warm-up if there are more."""
     steps, loss, now = run.step_in_epoch, float(run.loss_sum) / run.step_in_epoch, time.monotonic()  # waits for the GPU
     if steps == 1:
         run.first_step = now
         if run.device.type == "cuda" and run.steps_per_epoch > 1:
-            torch.cuda.reset_peak_memory_stats(run.device)  # of cuDNN's trials
+            torch.cuda.reset_peak_memory_stats(run.device)  # do not count cuDNN's trials
     if steps < min(4, run.steps_per_epoch) and run.seconds[-1] < 30 and not stopping:
         return
     each = (now - run.first_step) / (steps - 1) if steps > 1 else run.seconds[-1]
@@ -289,10 +287,8 @@ def end_dry_run(run, stopping):
 
 
 class StopSignal:
-    """Within its block SIGINT, SIGTERM and SIGHUP are noted, and the step goes on; a second one ends the process.
-
-    A signal that is ignored, as SIGHUP under nohup, stays so. Outside of the main thread none is noted.
-    """
+    """A context that notes SIGINT, SIGTERM and SIGHUP while the step goes on. A second signal ends the process.
+    An ignored signal, such as SIGHUP under nohup, stays ignored. Outside of the main thread no signal is noted."""
 
     def __init__(self):
         self.number, self.before, self.writer = None, {}, None
@@ -317,16 +313,16 @@ class StopSignal:
         self.number = number
 
     def watch(self, reader):
-        """End the process at a second signal, in a thread: no handler runs while the main one hangs in C code."""
+        """End the process at a second signal. This is a thread: no handler runs while the main thread is in C code."""
         seen = 0
         with reader:
             while number := reader.recv(1):  # Python writes the number of each signal
                 seen += number[0] in self.before
-                if seen == 2 and world_size() == 1:  # each of several gets two, from the terminal and from torchrun
+                if seen == 2 and world_size() == 1:  # torchrun sends each process a second one itself
                     os._exit(128 + number[0])
 
     def asked(self):
-        """The signal that has reached any process, or None: all stop after the same step."""
+        """The signal that has reached any of the processes, or None. So all stop after the same step."""
         if world_size() > 1:
             number = torch.tensor(self.number or 0)
             dist.all_reduce(number, dist.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""Settings of a run: the recipe fills in what the command line leaves out. Errors become one line."""
+"""The settings of a run: the recipe fills in what the command line leaves out. Errors become one line."""
 import argparse
 import math
 import os
@@ -16,7 +16,7 @@ from training.machine import setup
 from utils import log, main_process_first
 
 ADVICE = {  # signs of an error: what to do
-    # What a CPU, a loader process, cuBLAS and cuDNN say when memory is short.
+    # Messages of CPUs, loader processes, cuBLAS and cuDNN when memory is short.
     ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory"):
         "out of memory: try a smaller --batch-size or --size",
     ("by peer", "DistBackendError", "DistNetworkError", "DistStoreError"):
@@ -26,9 +26,9 @@ ADVICE = {  # signs of an error: what to do
 
 
 def prepare(args, recipes, best_on):
-    """All settings of a run, its data, its device and the type to compute in. Raises InputError."""
+    """(settings, data, device, dtype) of a run. Raises InputError."""
     if args.resume and args.out:
-        check_settings(args)  # before the data, which may take long, are opened
+        check_settings(args)  # first, because to open the data may take long
     device, dtype = setup(args)
     if args.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA's first matrix product is made
@@ -49,7 +49,7 @@ def prepare(args, recipes, best_on):
 
 
 def fill_in(args, data, recipes, best_on, device):
-    """All settings of a run, as a new namespace: the command line's, then the recipe's for data and network."""
+    """All settings, as a new namespace: the command line's, then the recipe's for this data set and network."""
     tile = crop_size(args, data, device)
     recipe = recipes[args.recipe] | ({"tile": tile} if tile else {})
     if args.recipe == "best":
@@ -69,15 +69,14 @@ def fill_in(args, data, recipes, best_on, device):
 
 
 def crop_size(args, data, device):
-    """(height, width) of the random crops to train on: --tile, or else for large images of a folder of one's own, with
-    their masks, and at their own size. None for no crops."""
+    """(height, width) of random crops: --tile or, for a user's large images at their own size, a default; or None."""
     side = 256 if device.type == "cpu" else 512
     large = data.task == "segmentation" and data.name not in NAMED and data.own_size and max(data.size) > side
     return args.tile or ([side, side] if large and not args.size else None)
 
 
 def suit(args, data, recipe, device):
-    """Settings for a folder of one's own, on which no recipe was tried: batches small enough for 1500 steps and, on a
+    """Settings for a user's own folder, for which there is no recipe: batches small enough for 1500 steps and, on a
     CPU, a narrow network. Prints them, with the size of the crops."""
     samples, tile = len(data.splits["train"]), recipe.get("tile")
     suited = {"width": 16} if device.type == "cpu" else {}
@@ -91,15 +90,15 @@ def suit(args, data, recipe, device):
     if recipe["optimizer"] == "sgd" and not (args.optimizer or args.batch_size):
         suited["lr"] = recipe["lr"] * batch / recipe["batch_size"]
     shown = (f"{key.replace('_', ' ')} {getattr(args, key, None) or value}" for key, value in suited.items())
-    log(f"no recipe was tried on these images; taken: {', '.join(shown)}")
+    log(f"there is no recipe for these images; settings: {', '.join(shown)}")
     if (steps := (args.epochs or suited["epochs"]) * steps) < 500:
         log(f"{steps} steps are few to learn from: give more --epochs or a smaller --batch-size")
     return suited
 
 
 def run_main(main, args):
-    """Run a script's main and exit; a mistake of the user's is one line on standard error and exit code 2."""
-    if signal.getsignal(signal.SIGINT) == leave:  # all is imported
+    """Run a script's main and exit. A user's mistake gives one line on standard error and exit code 2."""
+    if signal.getsignal(signal.SIGINT) == leave:  # the imports are done
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main(args)
@@ -108,20 +107,20 @@ def run_main(main, args):
         code = error.code
     except KeyboardInterrupt:  # outside of training
         code = 130
-    except BrokenPipeError:  # who read the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:
         if args.debug or not (advice := explain(error)):
             raise
         code = refuse(advice)
-    if dist.is_initialized() and code != 2:  # after an error the other processes may never come to this point
+    if dist.is_initialized() and code != 2:  # after an error the other processes may not reach this point
         dist.destroy_process_group()
     sys.exit(code)
 
 
 def explain(error):
-    """One line that says what went wrong and what to do; None for an error that is a bug of ours."""
+    """One line that says what went wrong and what to do; None if the error is a bug of this project."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (InputError, OSError)):

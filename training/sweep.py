@@ -1,4 +1,4 @@
-"""A grid of runs: every combination of some settings is trained, and the best on val, it alone, is tested."""
+"""A grid of runs: every combination of some settings is trained. Only the best on val is tested."""
 import argparse
 import itertools
 import traceback
@@ -9,7 +9,7 @@ from training.run import Diverged
 from utils import log, plot_heat_map, world_size, write_csv
 
 GRID = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"], "lr": [1e-4, 1e-3, 1e-2],
-        "batch_size": [64, 256]}  # what --sweep alone varies
+        "batch_size": [64, 256]}  # the grid of --sweep without values
 
 
 def sweep(args, train, test):
@@ -19,7 +19,7 @@ def sweep(args, train, test):
     cells, rows = [dict(zip(grid, values)) for values in itertools.product(*grid.values())], []
 
     def train_cell(name, cell):
-        """Train a cell, or go on where it was left; one that is finished returns at once."""
+        """Train a cell, or resume it; a finished one returns at once."""
         begun = any((folder / name / state).exists() for state in STATES)
         return train(argparse.Namespace(**vars(args) | cell | {"out": str(folder / name), "resume": begun}))
 
@@ -29,15 +29,15 @@ def sweep(args, train, test):
         try:
             run, _ = train_cell(rows[-1]["run"], cell)
             rows[-1] |= {"epochs": run.epoch, "val_accuracy": run.best["score"]}
-            del run, _  # or they would lie in memory beside the next
+            del run, _  # otherwise they would be in memory together with the next run
         except Diverged as error:
             if world_size() > 1:
-                raise  # the others may see it a step later, and would wait for this one
-            traceback.clear_frames(error.__traceback__)  # lets go of the run, its memory and handlers
+                raise  # the other processes may see it later, and would wait for this one
+            traceback.clear_frames(error.__traceback__)  # frees the run's memory and signal handlers
             log(error)
         write_csv(folder / "sweep.csv", rows)
     names = list(grid)
     plot_heat_map(rows, names[: len(names) // 2], names[len(names) // 2 :], "val_accuracy", folder / "sweep.png")
     best = max(rows, key=lambda row: row["val_accuracy"])
-    log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test:")
+    log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test scores:")
     test(*train_cell(best["run"], {key: best[key] for key in grid}))
