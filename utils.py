@@ -60,10 +60,10 @@ def gather(parts):
 
 
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
-    """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device.
-    With an `epoch`, for training: order and draws follow only from (seed, epoch). The first `start` batches and a last
-    one that is not full are left out. Each process gets a part of every batch. Without an `epoch`, for scoring: all
-    samples in order; each process gets whole batches in turn."""
+    """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device. With an `epoch`, for
+    training: order and draws follow only from (seed, epoch). The first `start` batches and a last one that is not full
+    are left out. Each process gets a part of every batch. Without an `epoch`, for scoring: all samples in order; each
+    process gets whole batches in turn."""
     count, rank, processes = len(split), process_rank(), world_size()
     if epoch is None:
         order, draws = np.arange(count), np.zeros((count, DRAWS), np.float32)
@@ -192,8 +192,8 @@ def read_csv(path):
 
 
 def pixel_counts(truth, prediction, classes):
-    """Masks, integer tensors (B, H, W) -> counts (B, 3, K) int64 by class: pixels right, true and predicted.
-    Pixels that are void in the truth are not counted. A prediction of K or more is no class."""
+    """Masks, integer tensors (B, H, W) -> counts (B, 3, K) int64 by class: pixels right, true and predicted. Pixels
+    that are void in the truth are not counted. A prediction of K or more is no class."""
     bins, images = classes + 1, torch.arange(len(truth), dtype=torch.int32, device=truth.device)[:, None, None]
     pairs = (images * bins + truth.clamp(max=classes)) * bins + prediction.clamp(max=classes)  # narrow types are fast
     pairs = torch.bincount(pairs.flatten(), minlength=len(truth) * bins**2).view(-1, bins, bins)[:, :classes]
@@ -214,9 +214,8 @@ def segmentation_scores(counts):
 
 def outline_counts(truth, prediction, classes, tolerance=0.0075):
     """Masks (H, W) uint8 -> boundary pixels by class (4, K): the truth's that are met, all of the truth; the same two
-    for the prediction.
-    A pixel is met if the other mask has a boundary pixel of the same class within `tolerance`, a share of the diagonal
-    (Csurka et al. 2013). The edges of the image and of void are no boundaries."""
+    for the prediction. A pixel is met if the other mask has a boundary pixel of the same class within `tolerance`, a
+    share of the diagonal (Csurka et al. 2013). The edges of the image and of void are no boundaries."""
     radius = max(1, round(tolerance * math.hypot(*truth.shape)))
     inner = neighbourhood(np.minimum, truth != VOID)
     outlines = [inner & (neighbourhood(np.maximum, mask) != neighbourhood(np.minimum, mask))

@@ -17,8 +17,8 @@ DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 
 
 @dataclass
 class Crops(Split):
-    """A training split whose samples are random crops of size `tile`, which are cut out as the images are read.
-    An image gives as many crops as tiles are needed to cover it. `places` (N,) in [0, 1) says where the crops lie."""
+    """A training split whose samples are random crops of size `tile`, which are cut out as the images are read. An
+    image gives as many crops as tiles are needed to cover it. `places` (N,) in [0, 1) says where the crops lie."""
     on_gpu: tuple = ()  # crops are never kept on the GPU
     tile: tuple[int, int] = (0, 0)
     places: np.ndarray | None = None
@@ -49,11 +49,11 @@ def crop_train(data, tile):
 
 
 def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
-    """Mirror, turn, zoom, shift and recolour each image, and its mask with it.
-    images (B, C, H, W) uint8, masks (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images (B, C, *size)
-    float in [0, 1], masks (B, *size) int64, VOID outside of the image. `flip` is a probability, `rotate` the
-    largest angle in degrees, `scale` the range of magnifications, `shift` the largest translation as a share of each
-    side, `color` the largest change of brightness, contrast, saturation and tint."""
+    """Mirror, turn, zoom, shift and recolour each image, and its mask with it. images (B, C, H, W) uint8, masks
+    (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images (B, C, *size) float in [0, 1], masks (B, *size)
+    int64, VOID outside of the image. `flip` is a probability, `rotate` the largest angle in degrees, `scale` the range
+    of magnifications, `shift` the largest translation as a share of each side, `color` the largest change of
+    brightness, contrast, saturation and tint."""
     images = images.float().div_(255)
     size = tuple(size or images.shape[-2:])
     if flip or rotate or shift or scale != (1.0, 1.0) or size != images.shape[-2:]:

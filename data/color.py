@@ -28,8 +28,8 @@ def linear_to_lab(linear):
 
 
 def lab_to_rgb(lab):
-    """CIELAB (B, 3, H, W) to sRGB (B, 3, H, W) in [0, 1]; differentiable, with finite gradients everywhere.
-    Colours outside sRGB are clipped channel by channel: a clipped channel passes no gradient, the others still do."""
+    """CIELAB (B, 3, H, W) to sRGB (B, 3, H, W) in [0, 1]; differentiable, with finite gradients everywhere. Colours
+    outside sRGB are clipped channel by channel: a clipped channel passes no gradient, the others still do."""
     lightness, a, b = lab.float().unbind(1)
     y = (lightness + 16) / 116
     xyz = [y + a / 500, y, (y - b / 200).clamp(min=0)]  # no light has a negative Z
@@ -50,9 +50,9 @@ def matmul(matrix, channels):
 
 
 def ciede2000(lab1, lab2):
-    """Perceived difference of two images in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable.
-    Sharma, Wu, Dalal 2005, "The CIEDE2000 color-difference formula". It is not differentiable at equal or grey colours,
-    so it is no loss."""
+    """Perceived difference of two images in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable. Sharma, Wu,
+    Dalal 2005, "The CIEDE2000 color-difference formula". It is not differentiable at equal or grey colours, so it is no
+    loss."""
     l1, a1, b1 = lab1.float().unbind(1)
     l2, a2, b2 = lab2.float().unbind(1)
 
@@ -88,8 +88,8 @@ def psnr(prediction, truth):
 
 
 def ssim(prediction, truth):
-    """Structural similarity of images (B, C, H, W) in [0, 1], H and W at least 11: (B,), 1 where they are equal.
-    Wang, Bovik, Sheikh, Simoncelli 2004: Gaussian windows of 11 pixels, sigma 1.5, inside the image; per channel."""
+    """Structural similarity of images (B, C, H, W) in [0, 1], H and W at least 11: (B,), 1 where they are equal. Wang,
+    Bovik, Sheikh, Simoncelli 2004: Gaussian windows of 11 pixels, sigma 1.5, inside the image; per channel."""
     x, y = prediction.float(), truth.float()
     mean_x, mean_y, squares, product = (blur(v) for v in (x, y, x * x + y * y, x * y))
     means, mean_squares = mean_x * mean_y, mean_x**2 + mean_y**2

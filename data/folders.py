@@ -35,8 +35,8 @@ FOLDER_LAYOUTS = {
 
 
 def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, str]:
-    """(split, "image" or "mask", the rest of a file's name), as its folders say; None if they do not say it.
-    by_class: a folder that names no split is a class, whatever its name."""
+    """(split, "image" or "mask", the rest of a file's name), as its folders say; None if they do not say it. by_class:
+    a folder that names no split is a class, whatever its name."""
     split, kind, rest = None, None, []
     *folders, stem = name.split("/")
     for folder in folders:
@@ -51,8 +51,8 @@ def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, st
 
 
 def bare(name: str) -> tuple[str, bool]:
-    """A file's name for pairing, in lower case and Unicode's NFC, without words for images or masks at its ends.
-    Also returns whether one of these words was for a mask."""
+    """A file's name for pairing, in lower case and Unicode's NFC, without words for images or masks at its ends. Also
+    returns whether one of these words was for a mask."""
     folder, _, stem = nfc(name).lower().rpartition("/")
     parts, taken = re.split("[_ -]", stem), []
     for end in (-1, 0):
@@ -173,8 +173,8 @@ def find_classification(data: DataSet) -> dict[str, Samples]:
 
 def hold_out(data: DataSet, present: np.ndarray) -> None:
     """Hold missing val and test splits out of train: a tenth each, with every class if there are enough images. The
-    pages of one file, and links to it, stay together. The choice follows from a hash of (seed, name).
-    present: bool (N, K), which class is in which mask of train."""
+    pages of one file, and links to it, stay together. The choice follows from a hash of (seed, name). present: bool
+    (N, K), which class is in which mask of train."""
     train, missing, files, groups = data.splits["train"], data.missing, defaultdict(list), defaultdict(list)
     for i, image in enumerate(train.images):
         files[os.path.realpath(locate(image)[0]) if isinstance(image, str) else i].append(i)

@@ -57,9 +57,9 @@ def is_image(name: str) -> bool:
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
     """All images in a folder and its sub-folders, sorted, as {name: path}. The name is the path relative to the folder,
-    without the suffix if it stays unique; name#2 is a file's second page.
-    Hidden files and the sub-folders in `skip` are left out. Other files are left out with a line in `notes`. Links are
-    followed within the folder. `on_error` takes the message of each mistake."""
+    without the suffix if it stays unique; name#2 is a file's second page. Hidden files and the sub-folders in `skip`
+    are left out. Other files are left out with a line in `notes`. Links are followed within the folder. `on_error`
+    takes the message of each mistake."""
     top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
 
     def leads_away(path: str) -> bool:
@@ -123,8 +123,8 @@ class Bands:
 
 @contextlib.contextmanager
 def open_image(path):
-    """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W) or (H, W, C).
-    Raises InputError that names the file if anything is wrong with it: here, or when the context's body decodes it."""
+    """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W) or (H, W, C). Raises
+    InputError that names the file if anything is wrong with it: here, or when the context's body decodes it."""
     file, page = locate(path)
     if not os.path.isfile(file):  # a pipe or device would block for ever
         raise InputError(f"{printable(path)}: no such file; check the name")
@@ -187,9 +187,9 @@ def read_image(path, levels=None, channels=3) -> Image.Image | Bands:
 
 def to_8_bits(image, levels=None, channels=3) -> Image.Image | Bands:
     """An open image of any mode as 8-bit RGB, upright, on white where it is transparent. If `channels` is not 3: as
-    uint8 `Bands`. Raises InputError if the image has another number of channels.
-    More than 8 bits are scaled: the values `levels` (low, high), one pair for the data set, become 0 and 255. Without
-    `levels` the range of the file's type is used."""
+    uint8 `Bands`. Raises InputError if the image has another number of channels. More than 8 bits are scaled: the
+    values `levels` (low, high), one pair for the data set, become 0 and 255. Without `levels` the range of the file's
+    type is used."""
     count = len(image.getbands())
     if count != channels and (channels != 3 or isinstance(image, Bands)):
         raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
@@ -244,8 +244,8 @@ def loses_bits(image) -> bool:
 
 
 def common_levels(paths: list[str], channels=3) -> tuple[float, float] | None:
-    """The range of the values of images of more than 8 bits, from about 200 of them; None if there are none.
-    0.1% of the pixels may lie below it, and 0.1% above: a few odd pixels change nothing."""
+    """The range of the values of images of more than 8 bits, from about 200 of them; None if there are none. 0.1% of
+    the pixels may lie below it, and 0.1% above: a few odd pixels change nothing."""
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
         with contextlib.suppress(InputError), open_image(path) as image:  # errors are reported at decoding

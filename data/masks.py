@@ -118,8 +118,8 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
 
 
 def read_mask(path, classes: Classes | None = None) -> np.ndarray:
-    """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError.
-    If only the alpha channel varies, it is the mask: 0 and 255."""
+    """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError. If
+    only the alpha channel varies, it is the mask: 0 and 255."""
     with open_image(path) as file:
         image = by_palette(ImageOps.exif_transpose(file), classes and classes.colors)
         spread = np.ptp(image.getextrema(), -1) if image.mode in ("RGBA", "LA") else [0]
@@ -139,8 +139,8 @@ def read_mask(path, classes: Classes | None = None) -> np.ndarray:
 
 def by_palette(image: Image.Image, colors) -> Image.Image:
     """Turn a palette image into RGB if all colours that it shows are classes' `colors`. If `colors` is None, turn it
-    into grey if all are black or white. The reason: programs that reduce colours number them in any order.
-    PASCAL VOC's palette is not used: label tools write it with any classes."""
+    into grey if all are black or white. The reason: programs that reduce colours number them in any order. PASCAL VOC's
+    palette is not used: label tools write it with any classes."""
     if image.mode != "P":
         return image
     table = [tuple(color) for color in np.array(image.getpalette(), np.uint8).reshape(-1, 3).tolist()]

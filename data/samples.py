@@ -18,12 +18,12 @@ NOTED = {  # facts, and the notes on them: how many images, then this
 
 @dataclass
 class DataSet:
-    """A data set; see sources.open_data.
-    size: (height, width) for training. own_size: whether it is the images' own size. channels, levels: see
-    images.to_8_bits. splits: name -> cache.Split; `Samples` or `Scenes` before decoding. held_out: whether splits were
-    made here. classes, colors, ids: of the scored classes, by index; ids are the values in the masks' files. masks:
-    what the values of masks mean; None if only the values themselves tell. counts: pixels or images by class, for each
-    split. notes: lines for the user. problems: collects mistakes; None: each one is raised."""
+    """A data set; see sources.open_data. size: (height, width) for training. own_size: whether it is the images' own
+    size. channels, levels: see images.to_8_bits. splits: name -> cache.Split; `Samples` or `Scenes` before decoding.
+    held_out: whether splits were made here. classes, colors, ids: of the scored classes, by index; ids are the values
+    in the masks' files. masks: what the values of masks mean; None if only the values themselves tell. counts: pixels
+    or images by class, for each split. notes: lines for the user. problems: collects mistakes; None: each one is
+    raised."""
     name: str
     task: str
     size: tuple[int, int] | None
@@ -87,8 +87,8 @@ class Samples:
         return [locate(path)[0] for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
 
     def decode(self, i: int, data: DataSet) -> tuple:
-        """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError.
-        The target is a mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED."""
+        """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError. The target is a
+        mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED."""
         path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
             facts += ["upper bits"] * loses_bits(image)

@@ -27,13 +27,13 @@ SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes
 
 def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_dir: str = "data", seed: int = 0,
               splits=SPLITS, own_size=False, levels=None, foreground=False, whole=False, channels=None) -> DataSet:
-    """Open a data set: find its files, hold out missing splits, decode it into the cache if it is not there yet.
-    data: "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size:
-    (height, width), by default the data set's own or, with own_size, the most common image's. seed: for the scenes and
-    for the splits that are made here. splits: those needed. levels: see to_8_bits, by default the images' own.
-    foreground: whether all that is not 0 in a mask is one class. whole: whether a folder without splits becomes the one
-    needed split; nothing is held out. channels: of the images, by default those of the arrays, or 3. Raises InputError
-    if the data are not in order."""
+    """Open a data set: find its files, hold out missing splits, decode it into the cache if it is not there yet. data:
+    "scenes", another named set, or a folder. task: "segmentation", "classification" or "colorization". size: (height,
+    width), by default the data set's own or, with own_size, the most common image's. seed: for the scenes and for the
+    splits that are made here. splits: those needed. levels: see to_8_bits, by default the images' own. foreground:
+    whether all that is not 0 in a mask is one class. whole: whether a folder without splits becomes the one needed
+    split; nothing is held out. channels: of the images, by default those of the arrays, or 3. Raises InputError if the
+    data are not in order."""
     found = find_source(data, task, size, data_dir, seed, own_size, foreground, channels)
     found.levels = levels and tuple(levels)
     if whole and found.splits.keys() == {"train"}:

@@ -7,8 +7,8 @@ from utils import batches, gather, plot_confusion, plot_images, write_csv
 
 
 def class_probabilities(predictor, images):
-    """Images (B, C, H, W) float in [0, 1] -> probabilities (B, K) float.
-    With `mirror` they are the means over the images and their mirror images (ten views in Krizhevsky et al. 2012)."""
+    """Images (B, C, H, W) float in [0, 1] -> probabilities (B, K) float. With `mirror` they are the means over the
+    images and their mirror images (ten views in Krizhevsky et al. 2012)."""
     views = (images, images.flip(3)) if predictor.metadata["mirror"] else (images,)
     return sum(predictor(view).float().softmax(1) for view in views) / len(views)
 

@@ -20,8 +20,8 @@ def lightness_and_ab(rgb):
 
 
 def paint(output, lightness, metadata):
-    """A network's output, logits of RGB or ab / AB_UNIT, and its input -> the coloured image (B, 3, H, W) in [0, 1].
-    ab is multiplied by a gain: a network that minimizes a distance predicts averages, which are pale."""
+    """A network's output, logits of RGB or ab / AB_UNIT, and its input -> the coloured image (B, 3, H, W) in [0, 1]. ab
+    is multiplied by a gain: a network that minimizes a distance predicts averages, which are pale."""
     if metadata["target"] == "rgb":
         return output.float().sigmoid()  # a clamp would give bright skies coloured specks
     return with_colors(lightness, output.float() * (AB_UNIT * metadata["gain"]))
@@ -99,8 +99,8 @@ def draw_colorization(predictors, split, images, path, columns=4):
 
 @torch.inference_mode()
 def predict_colorization(predictor, image):
-    """A Pillow image of any size, grey or not -> the coloured image at its own size.
-    With the target "lab" the colours come from the network, at its size, and the lightness from the image itself."""
+    """A Pillow image of any size, grey or not -> the coloured image at its own size. With the target "lab" the colours
+    come from the network, at its size, and the lightness from the image itself."""
     lightness, _ = lightness_and_ab(as_batch(image, predictor.metadata["size"], predictor.device))
     painted = paint(predictor(lightness), lightness, predictor.metadata)[0]
     result = np.empty((image.height, image.width, 3), np.uint8)

@@ -11,9 +11,9 @@ from training.checkpoint import load_predictor, load_run, save_checkpoint
 
 @torch.inference_mode()
 def export(args):
-    """Write a run's network, with its normalization, for any number and size of images: FILE.pt2 or FILE.onnx.
-    It takes images (B, C, H, W) float in [0, 1]. The new file is checked against the network. FILE.pt is for this
-    project: the best checkpoint with float16 weights, half as large."""
+    """Write a run's network, with its normalization, for any number and size of images: FILE.pt2 or FILE.onnx. It takes
+    images (B, C, H, W) float in [0, 1]. The new file is checked against the network. FILE.pt is for this project: the
+    best checkpoint with float16 weights, half as large."""
     path = Path(args.file)
     if path.suffix not in (".pt2", ".onnx", ".pt"):
         raise InputError(f"{path}: the suffix says what to write; give .pt2, .onnx or .pt")

@@ -36,8 +36,8 @@ from utils import write_atomically, write_csv
 
 
 def grade_all(truth, sources, out, device, dtype):
-    """Yield (name, grade or limits.Exceeded). sources: name -> source, None for a baseline.
-    A forked process cannot use a GPU, so a GPU's processes are spawned, one at a time because of its memory."""
+    """Yield (name, grade or limits.Exceeded). sources: name -> source, None for a baseline. A forked process cannot use
+    a GPU, so a GPU's processes are spawned, one at a time because of its memory."""
     jobs = [(name, source, out / "graded" / f"{plain_name(name)}{'' if source else '~'}.json", device, dtype)
             for name, source in sources.items()]
     networks = [job for job in jobs if is_checkpoint(job[1])]

@@ -30,8 +30,7 @@ figure div { max-width: 40vw } figure img { min-height: 3rem } figcaption { widt
 
 def predict(args):
     """Write a mask and an overlay, or the coloured image, for each image, or labels.csv. A bad image is reported, and
-    the others go on.
-    predictions.csv lists images and results, index.html shows them; results of earlier calls stay."""
+    the others go on. predictions.csv lists images and results, index.html shows them; results of earlier calls stay."""
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
     metadata = predictor.metadata
     if args.probabilities and metadata["task"] != "segmentation":
@@ -90,9 +89,9 @@ def result_figure(row, out):
 
 
 def find_inputs(words, out, on_error, taken):
-    """{path: name of its result} of the images in `words`: files, folders, and patterns such as *.jpg.
-    The name is the path below the folder, or below a pattern's part before the first *, without suffix. taken: names of
-    earlier results -> their images. Raises InputError if the images' folder is the results' folder."""
+    """{path: name of its result} of the images in `words`: files, folders, and patterns such as *.jpg. The name is the
+    path below the folder, or below a pattern's part before the first *, without suffix. taken: names of earlier results
+    -> their images. Raises InputError if the images' folder is the results' folder."""
     found, used = {}, set()
     for word in words:
         matches = [] if os.path.lexists(word) else sorted(glob.glob(word, recursive=True))

@@ -57,8 +57,8 @@ def match_files(truth, files, troubles):
 
 
 def read_images(truth, files, troubles):
-    """Yield (index, mask or colour image) in the truth's order; (index, None) where no file of an image can be used.
-    If there are several files for one image, those with only known classes count, and of these the ones that are least
+    """Yield (index, mask or colour image) in the truth's order; (index, None) where no file of an image can be used. If
+    there are several files for one image, those with only known classes count, and of these the ones that are least
     likely to be the data's own images. If these differ, each is yielded: the caller counts the worst one."""
     for index, names in sorted(match_files(truth, files, troubles).items()):
         found = defaultdict(list)  # rank -> files; the lowest rank counts
@@ -174,8 +174,8 @@ def read_table(file, read):
 
 
 def run_checkpoint(truth, path, device, dtype):
-    """Yield (index, prediction) of a checkpoint for every true image, at the image's own size.
-    If a GPU fails, perhaps because its memory is full, the CPU continues: that is not the student's fault."""
+    """Yield (index, prediction) of a checkpoint for every true image, at the image's own size. If a GPU fails, perhaps
+    because its memory is full, the CPU continues: that is not the student's fault."""
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
     done = 0

@@ -23,8 +23,8 @@ from utils import colorize_mask
 
 
 def grade_job(truth, job):
-    """Grade a folder, zip, table of labels, checkpoint or baseline. If it has not changed, return its last grade.
-    job: name, source (None: the baseline of that name), file that keeps the grade, device and dtype for a network."""
+    """Grade a folder, zip, table of labels, checkpoint or baseline. If it has not changed, return its last grade. job:
+    name, source (None: the baseline of that name), file that keeps the grade, device and dtype for a network."""
     name, source, record, *place = job
     torch.set_num_threads(1)  # there are as many processes as cores
     torch.empty(31 << 20, dtype=torch.uint8)  # after this glibc keeps freed memory for the next image: 10% less time

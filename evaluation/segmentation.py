@@ -68,8 +68,8 @@ def draw_segmentation(predictors, split, scores, path, columns=4):
 
 @torch.inference_mode()
 def predict_segmentation(predictor, image, probabilities=None):
-    """A Pillow image of any size -> class ids (H, W) uint8 at its own size.
-    `probabilities`, an array (K, H, W), is filled. Scores, not ids, are enlarged, so that outlines are smooth."""
+    """A Pillow image of any size -> class ids (H, W) uint8 at its own size. `probabilities`, an array (K, H, W), is
+    filled. Scores, not ids, are enlarged, so that outlines are smooth."""
     mask = np.empty((image.height, image.width), np.uint8)
     if predictor.metadata.get("tile"):
         bands = tiled_scores(predictor, image)

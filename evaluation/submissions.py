@@ -52,8 +52,8 @@ def content_digest(source):
 
 
 def list_entries(source):
-    """The entries of a folder, zip or file: (name, size in bytes, why it is refused or None, a function to read it).
-    A source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...))."""
+    """The entries of a folder, zip or file: (name, size in bytes, why it is refused or None, a function to read it). A
+    source is its path or, for one student of a bulk download, (path, ((name there, name to take), ...))."""
     path, chosen = (source, None) if isinstance(source, str) else (source[0], dict(source[1]))
     mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):

@@ -7,8 +7,8 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, MultiStepLR,
 
 
 def class_weights(counts, balance):
-    """Counts (K,) of samples or pixels by class -> their weights in the loss (K,), float32, mean 1 by sample.
-    With a `balance` of 0 all samples have the same weight, with 1 all classes have."""
+    """Counts (K,) of samples or pixels by class -> their weights in the loss (K,), float32, mean 1 by sample. With a
+    `balance` of 0 all samples have the same weight, with 1 all classes have."""
     share = counts / counts.sum()
     weights = share**-balance
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)

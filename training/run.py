@@ -287,8 +287,8 @@ def end_dry_run(run, stopping):
 
 
 class StopSignal:
-    """A context that notes SIGINT, SIGTERM and SIGHUP while the step goes on. A second signal ends the process.
-    An ignored signal, such as SIGHUP under nohup, stays ignored. Outside of the main thread no signal is noted."""
+    """A context that notes SIGINT, SIGTERM and SIGHUP while the step goes on. A second signal ends the process. An
+    ignored signal, such as SIGHUP under nohup, stays ignored. Outside of the main thread no signal is noted."""
 
     def __init__(self):
         self.number, self.before, self.writer = None, {}, None
