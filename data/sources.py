@@ -78,7 +78,7 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
     if not (data in NAMED or os.path.isdir(data) or listed):
         raise InputError(f"{printable(data)}: no such folder; give a folder or one of {', '.join(NAMED)}")
     root = os.path.abspath(os.path.join(data_dir, data) if data in NAMED else data)
-    *_, above, last = root.split(os.sep)  # a folder called train is named after the one above, too
+    *_, above, last = root.split(os.sep)  # mine/train -> mine-train
     name = re.sub(r"[^\w.-]+", "_", f"{above}-{last}" if last.lower() in WORDS else last) or "folder"
     own_size = own_size and data != "scenes"
     found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed,

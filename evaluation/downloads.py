@@ -65,7 +65,7 @@ def split_download(path, names):
     students = defaultdict(lambda: defaultdict(dict))  # (name, id) -> file -> attempt -> match
     for match in map(of_student, sorted(names)):
         file = match["stem"] + (match["suffix"] or "")
-        name = nfc(match["name"][: LIMITS["name"]])  # of a very long one that would take seconds
+        name = nfc(match["name"][: LIMITS["name"]])  # to normalize a very long name would take seconds
         students[name, match["id"]][file][int(match["later"] or 0)] = match
     for (name, id), files in students.items():
         taken = [attempts[max(attempts)] for attempts in files.values()]

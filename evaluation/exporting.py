@@ -26,7 +26,7 @@ def export(args):
     if not hasattr(torch.export.Dim, "AUTO"):
         raise InputError(f"export needs torch 2.6 or newer; this is {torch.__version__}")
     predictor = load_predictor(args.run, torch.device("cpu"), torch.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)  # else torch raises a RuntimeError
+    path.parent.mkdir(parents=True, exist_ok=True)  # otherwise torch raises a RuntimeError
     channels = predictor.metadata["network"].get("in_channels", 3)
     example, dynamic = torch.rand(2, channels, 97, 83), {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
     warnings.simplefilter("ignore")  # the exporter warns about itself

@@ -188,8 +188,8 @@ def run_checkpoint(truth, path, device, dtype):
             for true in truth.images[done:]:
                 try:
                     image = read_image(true, metadata.get("levels"), predictor.channels)
-                except InputError:  # which names a file of the teacher's
-                    stop(f"a network for images of {predictor.channels} channels, which the true ones have not")
+                except InputError:  # its message names a teacher's file
+                    stop(f"a network for images of {predictor.channels} channels, but the true images have others")
                 prediction = predict(predictor, image)
                 label = truth.task == "classification"
                 yield done, truth.classes.index(prediction[0]) if label else np.array(prediction)

@@ -43,7 +43,7 @@ def prepare(args, recipes, best_on):
             raise InputError(f"--data {args.data}: {len(problems)} problems, see above")
     with main_process_first():  # it fills the cache
         data = open_data(*source, **options)
-    for note in data.notes if not args.dry_run else ():  # which has shown them
+    for note in data.notes if not args.dry_run else ():  # a dry run has shown them above
         log(note)
     return fill_in(args, data, recipes, best_on, device), data, device, dtype
 
@@ -90,7 +90,7 @@ def suit(args, data, recipe, device):
     if recipe["optimizer"] == "sgd" and not (args.optimizer or args.batch_size):
         suited["lr"] = recipe["lr"] * batch / recipe["batch_size"]
     shown = (f"{key.replace('_', ' ')} {getattr(args, key, None) or value}" for key, value in suited.items())
-    log(f"there is no recipe for these images; settings: {', '.join(shown)}")
+    log(f"there is no recipe for these images; taken: {', '.join(shown)}")
     if (steps := (args.epochs or suited["epochs"]) * steps) < 500:
         log(f"{steps} steps are few to learn from: give more --epochs or a smaller --batch-size")
     return suited
