@@ -93,6 +93,8 @@ def _limit_memory(allowance):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count reserved addresses
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory is short all the same, the system ends this process first
 
 
 def is_out_of_memory(error):

@@ -96,7 +96,7 @@ def test_imagenet_weights_become_a_backbone(run, here, street, caches, monkeypat
     words = ("train_segmentation.py", "--model", "fcn32", "--data", street, "--data-dir", caches, "--epochs", 1, *QUICK)
     imagenet = torchvision.models.resnet18(weights=None).state_dict()  # stands in for the download
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda self, check_hash: imagenet)
-    for wrong, advice in ((("--model", "unet"), "the weights of unet"), ((), "--width")):
+    for wrong, advice in ((("--model", "unet"), "weights of unet"), ((), "--width")):
         code, _, err = run(*words, *wrong, "--pretrained", "--out", "wrong")
         assert code == 2 and advice in err and err.count("\n") == 1
     code, _, err = run(*words, "--pretrained", "--width", 64, "--lr", 1e-12, "--out", "run")

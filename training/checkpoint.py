@@ -146,7 +146,7 @@ def load_start(network, args):
         try:
             weights = torchvision.models.get_model_weights(depth).DEFAULT.get_state_dict(check_hash=True)
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"--pretrained: the weights of {depth} cannot be fetched ({error}); leave it out")
+            raise InputError(f"--pretrained: there are no weights of {depth} to be had ({error}); leave it out")
         copy_weights(getattr(network, "backbone", network), weights, "--pretrained")
     if args.init:
         copy_weights(network, load_run(args.init)[0].state_dict(), f"--init {args.init}")

@@ -253,7 +253,7 @@ def print_epoch(run):
     tqdm.write(f"epoch {run.epoch:3d}/{run.args.epochs}  {shown}  {sum(run.seconds):.0f} s", sys.stdout)
     if run.finished and (run.epoch < run.args.epochs or run.epoch >= 4 and run.best["epoch"] <= run.epoch / 2):
         log(f"val has not improved since epoch {run.best['epoch']}: look at curves.png; more images or a lower --lr "
-            "may help, and --patience ends such a run early")
+            "may help")
     if time.monotonic() - run.drawn < DRAWING_PAUSE:
         return False
     plot_curves(run.history, run.folder / "curves.png")
@@ -287,7 +287,7 @@ def end_dry_run(run, stopping):
 
 
 class StopSignal:
-    """A context that notes SIGINT, SIGTERM and SIGHUP while the step goes on. A second signal ends the process. An
+    """A context that notes SIGINT, SIGTERM and SIGHUP while the step goes on. A second Ctrl-C ends the process. An
     ignored signal, such as SIGHUP under nohup, stays ignored. Outside of the main thread no signal is noted."""
 
     def __init__(self):
@@ -313,11 +313,11 @@ class StopSignal:
         self.number = number
 
     def watch(self, reader):
-        """End the process at a second signal. This is a thread: no handler runs while the main thread is in C code."""
+        """End the process at a second Ctrl-C. This is a thread: no handler runs while the main thread is in C code."""
         seen = 0
         with reader:
             while number := reader.recv(1):  # Python writes the number of each signal
-                seen += number[0] in self.before
+                seen += number[0] == signal.SIGINT  # a terminal that closes may send SIGHUP twice
                 if seen == 2 and world_size() == 1:  # torchrun sends each process a second one itself
                     os._exit(128 + number[0])
 
