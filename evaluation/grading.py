@@ -31,7 +31,7 @@ from evaluation.pages import feedback_page, grades_page
 from evaluation.scoring import grade_job
 from evaluation.submissions import is_checkpoint
 from evaluation.truth import BASELINES, default_rubric, open_truth, read_rubric
-from training.settings import setup
+from training.machine import setup
 from utils import write_atomically, write_csv
 
 
@@ -153,7 +153,8 @@ def find_students(args, truth):
 def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
     torch.set_num_threads(1)  # must be first: forked processes would wait for threads that they do not have
-    out, *_ = place = Path(args.out), *setup(args)
+    out = Path(args.out)
+    place = out, *setup(args)
     folder = args.truth
     if folder == "scenes":
         write_scenes(out / "scenes", args.task, ["test"])

@@ -94,11 +94,16 @@ def worst_images(truth, worst, hide_truth):
     """Yield the legend of the masks' colours, and figures of the images from scoring.draw_worst."""
     keys = [*zip(truth.classes, truth.colors), ("void or no class", (0, 0, 0))] if truth.colors else []
     yield "<h2>Worst images</h2>"
-    yield from (f'<span style="border-color: rgb{tuple(color)}">{html.escape(name)}</span>' for name, color in keys)
+    yield from legend(keys)
     for caption, images in worst:
         shown = "".join(f'<div><img src="{uri}" alt="">{kind}</div>' for kind, uri in images.items()
                         if not hide_truth or kind in ("input", "prediction"))
         yield f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def legend(keys):
+    """Yield the entries of a legend. keys: (name, (r, g, b))."""
+    yield from (f'<span style="border-color: rgb{tuple(color)}">{html.escape(name)}</span>' for name, color in keys)
 
 
 def page(title, *parts):

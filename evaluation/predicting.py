@@ -18,10 +18,12 @@ from data import InputError
 from data.images import is_image, list_images, pages, read_image
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
-from evaluation.pages import page
+from evaluation.pages import legend, page
 from evaluation.segmentation import predict_segmentation, with_palette
 from training.checkpoint import load_predictor
-from training.settings import explain, refuse, setup
+from training.flags import refuse
+from training.machine import setup
+from training.settings import explain
 from utils import colorize_mask, figure_colors, read_csv, save_image, write_atomically, write_csv
 
 STYLE = """<style> figure { display: inline-flex; vertical-align: top; margin: 0 .75rem 1.5rem 0 }
@@ -65,10 +67,9 @@ def predict(args):
     write_csv(out / "predictions.csv", done.values())
     if metadata["task"] == "classification":  # for grading; a class's folder may be part of the name
         write_csv(out / "labels.csv", ({"name": "/".join(Path(image).parts[-2:])} | row for image, row in done.items()))
-    legend = zip(metadata["classes"], figure_colors(metadata["colors"])) if metadata["task"] == "segmentation" else ()
-    keys = (f'<span style="border-color: rgb{color}">{html.escape(name)}</span>' for name, color in legend)
-    figures = (result_figure(row, out) for row in done.values())
-    write_atomically(out / "index.html", page(f"Predictions of {args.run}", STYLE, "<p>", *keys, "</p>", *figures))
+    keys = zip(metadata["classes"], figure_colors(metadata["colors"])) if metadata["task"] == "segmentation" else ()
+    parts = STYLE, "<p>", *legend(keys), "</p>", *(result_figure(row, out) for row in done.values())
+    write_atomically(out / "index.html", page(f"Predictions of {args.run}", *parts))
     print(f"{good} of {len(images)} images predicted into {out}; index.html shows them")
     return 2 if problems or good < len(images) else 0
 

@@ -178,7 +178,7 @@ def run_checkpoint(truth, path, device, dtype):
     because its memory is full, the CPU continues: that is not the student's fault."""
     predict = {"segmentation": predict_segmentation, "classification": predict_classification,
                "colorization": predict_colorization}[truth.task]
-    done = 0
+    labels, done = truth.task == "classification", 0
     for place, kind in ((device, dtype), (torch.device("cpu"), torch.float32)):
         try:
             predictor = load_predictor(path, place, kind)
@@ -191,8 +191,7 @@ def run_checkpoint(truth, path, device, dtype):
                 except InputError:  # its message names a teacher's file
                     stop(f"a network for images of {predictor.channels} channels, but the true images have others")
                 prediction = predict(predictor, image)
-                label = truth.task == "classification"
-                yield done, truth.classes.index(prediction[0]) if label else np.array(prediction)
+                yield done, truth.classes.index(prediction[0]) if labels else np.array(prediction)
                 done += 1
             return
         except RuntimeError:

@@ -24,10 +24,10 @@ from evaluation.counts import COMPUTE, ROW
 from evaluation.segmentation import draw_segmentation, predicted_masks
 from models import build_network
 from training.checkpoint import load_predictor
-from training.settings import setup
+from training.machine import setup
 from utils import batches, plot_heat_map, plot_lines, read_csv, write_atomically
 
-TASKS = {"classification": "train_classifier.py", "segmentation": "train_segmentation.py",
+SCRIPTS = {"classification": "train_classifier.py", "segmentation": "train_segmentation.py",
          "colorization": "train_colorization.py"}
 GRID = {"optimizer": ("sgd", "adam"), "schedule": ("none", "step", "multistep"), "lr": (1e-4, 1e-3, 1e-2)}
 # The rows of a task's table: name -> the path of a number in a run.
@@ -57,7 +57,7 @@ def plan_runs(args, size, seed, labelled, classes):
     painters = {"skips": colors, "noskips": colors | {"skips": False}}
     common = {"data": args.data, "size": list(size), "seed": seed, "precision": args.precision}
     asked = {"epochs": args.epochs} if args.epochs else {}
-    return {name: (task, common | settings | asked) for task, runs in zip(TASKS, (cells, networks, painters))
+    return {name: (task, common | settings | asked) for task, runs in zip(SCRIPTS, (cells, networks, painters))
             for name, settings in runs.items()}
 
 
@@ -85,7 +85,7 @@ def train_missing(args, data, labelled, open_test):
     asked = [f"-{key}{getattr(args, key)}" for key in ("epochs", "width") if getattr(args, key)]
     folder = Path("runs/report", data.name + "".join(asked))  # runs with other settings have another folder
     plans = [{"name": name, "folder": folder / f"{name}-s{seed}", "asked": settings,
-              "command": ["python", TASKS[task], *as_flags(settings)],
+              "command": ["python", SCRIPTS[task], *as_flags(settings)],
               "split": open_test(task, seed, tuple(settings["size"])).splits["test"]} for seed in range(args.seeds)
              for name, (task, settings) in plan_runs(args, data.size, seed, labelled, len(data.classes)).items()]
     results = defaultdict(list)
@@ -161,7 +161,7 @@ def recognition_table(results, load):
 
 def draw(results, load, out):
     """Draw all figures. load(run): its predictor."""
-    cells, networks, painters = (of_task(results, task) for task in TASKS)
+    cells, networks, painters = (of_task(results, task) for task in SCRIPTS)
     if cells:
         grid = [runs[0]["settings"] | {"accuracy on val": statistics.fmean(values(runs, "val", "accuracy"))}
                 for runs in cells.values()]
@@ -203,7 +203,7 @@ def list_scores(columns, paths):
 
 def task_texts(results):
     """Task -> a table of scores and the commands of its runs; for task 1 only the first command."""
-    cells, networks, painters = (of_task(results, task) for task in TASKS)
+    cells, networks, painters = (of_task(results, task) for task in SCRIPTS)
     settings = [{"setting": name, "accuracy on val": values(runs, "val", "accuracy"),
                  "on test": values(runs, "accuracy")} for name, runs in cells.items()]
     by_class = {f"IoU {name}": ("iou", name) for name in results["unet"][0]["iou"]}
@@ -213,7 +213,7 @@ def task_texts(results):
     tables = settings, list_scores(networks, SEGMENTATION | by_class), list_scores(colored, COLORIZATION)
     trained = [*cells.values()][:1], networks.values(), painters.values()
     return {task: "\n\n".join([table(rows), *(command_line(runs[0]["command"]) for runs in own)])
-            for task, rows, own in zip(TASKS, tables, trained)}
+            for task, rows, own in zip(SCRIPTS, tables, trained)}
 
 
 def report(args):

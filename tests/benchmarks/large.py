@@ -39,10 +39,11 @@ from data.cache import Split  # noqa: E402
 from data.sources import DataSet  # noqa: E402
 from models import build_network  # noqa: E402
 from training.checkpoint import autocast, save_checkpoint  # noqa: E402
+from training.machine import setup  # noqa: E402
 from training.optimization import class_weights  # noqa: E402
 from training.run import Run  # noqa: E402
 from training.flags import get_args_parser  # noqa: E402
-from training.settings import fill_in, setup  # noqa: E402
+from training.settings import fill_in  # noqa: E402
 from utils import batches  # noqa: E402
 
 CLASSES = ["sky", "road", "car"]

@@ -51,10 +51,11 @@ from evaluation.predicting import predict  # noqa: E402
 from evaluation.segmentation import score_segmentation  # noqa: E402
 from models import build_network, count_gflops  # noqa: E402
 from training.checkpoint import autocast, load_predictor, save_checkpoint  # noqa: E402
+from training.machine import setup  # noqa: E402
 from training.optimization import class_weights  # noqa: E402
 from training.run import Run, describe_machine, peak_memory_mb  # noqa: E402
 from training.flags import get_args_parser  # noqa: E402
-from training.settings import fill_in, setup  # noqa: E402
+from training.settings import fill_in  # noqa: E402
 from utils import batches, write_atomically  # noqa: E402
 
 KINDS = 6  # of made-up labels
