@@ -1,7 +1,4 @@
-"""Functions that all scripts share: batches of a data set, scores, plots, files.
-
-With torchrun several processes work on one run. Only the first of them prints and writes files."""
-import contextlib
+"""Functions that all scripts share: batches of a data set, scores, plots, files."""
 import csv
 import dataclasses
 import io
@@ -15,67 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from data.augment import DRAWS, Crops
 from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
 
-# Several processes. A script that runs alone is the first and only one.
-
-
-def world_size():
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def process_rank():
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def log(*values, **options):
-    """Print, in the first process only."""
-    if process_rank() == 0:
-        print(*values, **options)
-
-
-@contextlib.contextmanager
-def main_process_first():
-    """Run a block in the first process, then in the others, which find the first one's files."""
-    if process_rank():
-        dist.barrier()
-    yield
-    if world_size() > 1 and not process_rank():
-        dist.barrier()
-
-
-def gather(parts):
-    """The lists of all processes as one list, in the order of the data in `batches`."""
-    if world_size() == 1:
-        return parts
-    everyone = [None] * world_size()
-    with torch.inference_mode(False):  # torch 2.4 cannot write into its own buffers in inference mode
-        dist.all_gather_object(everyone, parts)
-    return [part for row in itertools.zip_longest(*everyone) for part in row if part is not None]
-
-
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device. With an `epoch`, for
     training: order and draws follow only from (seed, epoch). The first `start` batches and a last one that is not full
-    are left out. Each process gets a part of every batch. Without an `epoch`, for scoring: all samples in order; each
-    process gets whole batches in turn."""
-    count, rank, processes = len(split), process_rank(), world_size()
+    are left out. Without an `epoch`, for scoring: all samples in order."""
+    count = len(split)
     if epoch is None:
         order, draws = np.arange(count), np.zeros((count, DRAWS), np.float32)
         fitting = 2**21 // math.prod(split.images.shape[2:])  # 2**21 pixels: scoring takes less memory than training
-        batch_size = max(min(batch_size, fitting, -(-count // processes)), 1)  # each process has work
+        batch_size = max(min(batch_size, fitting), 1)
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
         split = dataclasses.replace(split, places=draws[:, 5]) if isinstance(split, Crops) else split
     stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
-    chunks = chunks[rank::processes] if epoch is None else [chunk[rank::processes] for chunk in chunks]
     early = device.type != "mps"  # on mps a non-blocking copy may be damaged
     for indices, arrays in zip(chunks, load(split, chunks, device, workers)):
         yield for_each(lambda array: array.to(device, non_blocking=early), [*arrays, torch.from_numpy(draws[indices])])
@@ -149,8 +106,6 @@ def shrink(size, multiple=16):
 
 def write_atomically(path, data, durable=True):
     """Write bytes or text to a new file, then rename it: no reader sees half a file; `durable`: even after a crash."""
-    if process_rank():
-        return
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:

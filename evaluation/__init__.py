@@ -1,7 +1,7 @@
 """After training: scores, drawings, predictions, grades, and the report.
 
 segmentation.py, classification.py, colorization.py   score, draw and predict: one file per task
-scores.py, predicting.py, exporting.py   a run's scores; predictions for own images; a network in one file
+scores.py, predicting.py   a run's scores; predictions for own images
 grading.py     a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py)
 limits.py      processes with limits, in which submissions are opened (submissions.py, predictions.py)
 counts.py      rows of counts, whose sums give the scores of any set of images
@@ -11,8 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-
-from utils import log
 
 
 def as_batch(image, size, device):
@@ -42,7 +40,7 @@ def print_scores(scores):
     lines = [["", *columns], *([name, *(column[name] for column in columns.values())] for name in names)]
     for first, *cells in lines:
         cells = ("-" if cell is None else cell if isinstance(cell, str) else f"{cell:.4f}" for cell in cells)
-        log(f"{first:<{max(map(len, names)) + 2}}" + "".join(f"{cell:<13}" for cell in cells).rstrip())
+        print(f"{first:<{max(map(len, names)) + 2}}" + "".join(f"{cell:<13}" for cell in cells).rstrip())
     for key, value in scores.items():
         if isinstance(value, float):
-            log(f"{key.replace('_', ' ')}: {value:.4f}")
+            print(f"{key.replace('_', ' ')}: {value:.4f}")

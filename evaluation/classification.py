@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from evaluation import as_batch
-from utils import batches, gather, plot_confusion, plot_images, write_csv
+from utils import batches, plot_confusion, plot_images, write_csv
 
 
 def class_probabilities(predictor, images):
@@ -21,7 +21,7 @@ def score_classification(predictor, split):
     for images, targets, _ in batches(split, 256, predictor.device):
         probabilities.append(class_probabilities(predictor, images.float() / 255).cpu().numpy())
         labels.append(targets.cpu().numpy())
-    probabilities, labels = (torch.from_numpy(np.concatenate(gather(parts))) for parts in (probabilities, labels))
+    probabilities, labels = (torch.from_numpy(np.concatenate(parts)) for parts in (probabilities, labels))
     pairs = labels * len(classes) + probabilities.argmax(1)
     confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1).numpy()
     hits, count = int(confusion.trace()), int(confusion.sum())

@@ -6,7 +6,7 @@ from PIL import Image
 from data import color
 from evaluation import as_batch, enlarge
 from models.normalize import memory_format
-from utils import batches, best_to_worst, gather, plot_images
+from utils import batches, best_to_worst, plot_images
 
 AB_UNIT = 25  # few colours of a photograph have larger a or b, so targets are about -1 to 1
 MEANS = ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio")
@@ -53,7 +53,7 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
     `baselines` also the MEANS of grey and of the training set's mean colour."""
     predictor.model.eval()
     others = ("grey", "mean colour") if baselines else ()
-    loss, rows = 0.0, {name: [] for name in ("network", *others)}  # a process may get no image
+    loss, rows = 0.0, {name: [] for name in ("network", *others)}
     for images, _, _ in batches(split, 32, predictor.device):
         rgb = images.float() / 255
         lightness, ab = lightness_and_ab(rgb)
@@ -66,10 +66,10 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
         truth = color.colorfulness(rgb), color.gradient_energy(rgb)
         for name, image in painted.items():
             rows[name].append(torch.stack([*color_metrics(image, rgb).values(), *truth], 1).cpu().numpy())
-    rows = {name: np.concatenate(gather(parts)).astype(float) for name, parts in rows.items()}
+    rows = {name: np.concatenate(parts).astype(float) for name, parts in rows.items()}
     scores = mean_metrics(rows["network"])
     if criterion:
-        scores["loss"] = sum(gather([loss])) / len(split)
+        scores["loss"] = loss / len(split)
     if baselines:
         scores["baselines"] = {name: mean_metrics(rows[name]) for name in others}
     scores["images"] = [{"name": name} | dict(zip(COLUMNS, row))

@@ -15,7 +15,7 @@ TILE_PIXELS = 2**18  # pixels that go through the network together
 
 @torch.inference_mode()
 def predicted_masks(predictor, split):
-    """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split. Processes share the work."""
+    """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split."""
     predictor.model.eval()
     for images, masks, _ in utils.batches(split, 32, predictor.device):
         yield masks, predicted_classes(predictor, images)
@@ -40,13 +40,13 @@ def score_segmentation(predictor, split, outlines=True):
         if outlines:
             pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())
             edges += [utils.outline_counts(*pair, len(classes)) for pair in pairs]
-    pixels = np.concatenate(utils.gather(pixels))
+    pixels = np.concatenate(pixels)
     scores = utils.segmentation_scores(pixels.sum(0))
     scores = {key: {name: None if np.isnan(score) else float(score) for name, score in zip(classes, value)}
               if key in BY_CLASS else float(value) for key, value in scores.items()}
     scores["images"] = utils.segmentation_scores(pixels)["miou"]
     if outlines:
-        scores["boundary_f1"] = float(utils.boundary_f1(sum(utils.gather(edges))))
+        scores["boundary_f1"] = float(utils.boundary_f1(sum(edges)))
     return scores
 
 

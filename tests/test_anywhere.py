@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -208,18 +207,6 @@ def test_too_few_open_files(run, here, words, more):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert code == 0 or code == 2 and "--workers 0" in err and err.count("\n") == 1, err
     assert (code == 0) == (more > 36)
-
-
-def test_half_an_environment(run, here, words, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert run(*words)[0] == 0
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        others = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": taken.getsockname()[1]}
-        for name, value in others.items():
-            monkeypatch.setenv(name, str(value))
-        code, _, err = run(*words)
-    assert code == 2 and "--master-port" in err and err.count("\n") == 1, err
 
 
 # ---------------------------------------------------------------------------------------------------------------------

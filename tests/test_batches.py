@@ -1,4 +1,4 @@
-"""The batches follow from (seed, epoch) alone, wherever they come from and however many processes share them."""
+"""The batches follow from (seed, epoch) alone, wherever they come from."""
 import dataclasses
 
 import numpy as np
@@ -37,20 +37,3 @@ def test_in_memory_as_on_disk_and_from_any_step(split, tmp_path, monkeypatch):
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])
     split.on_gpu = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2), expected)
-
-
-@pytest.mark.parametrize("processes", [2, 3, 4])
-def test_processes_share_without_gaps_or_doubles(split, monkeypatch, processes):
-    whole = list(utils.batches(split, 12, CPU, epoch=0))
-    monkeypatch.setattr(utils, "world_size", lambda: processes)
-    parts, scored = [], []
-    for rank in range(processes):
-        monkeypatch.setattr(utils, "process_rank", lambda: rank)
-        parts.append(list(utils.batches(split, 12, CPU, epoch=0)))
-        scored += [int(i) for _, indices, _ in utils.batches(split, 12, CPU) for i in indices]
-    for (_, indices, draws), *shares in zip(whole, *parts, strict=True):
-        assert len({len(share[1]) for share in shares}) == 1
-        order = np.argsort(np.concatenate([share[1] for share in shares]))
-        np.testing.assert_array_equal(np.concatenate([share[1] for share in shares])[order], indices)
-        np.testing.assert_array_equal(np.concatenate([share[2] for share in shares])[order], draws)
-    assert sorted(scored) == list(range(23))

@@ -16,7 +16,7 @@ from data.sources import NAMED
 from models import build_network
 from models.normalize import memory_format
 from training.flags import TASKS
-from utils import log, process_rank, write_atomically
+from utils import write_atomically
 
 try:
     import fcntl
@@ -132,8 +132,8 @@ def copy_weights(network, weights, source):
         raise InputError(f"{source}: none of its weights fits; give its --model and --width (ImageNet's is 64)")
     network.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
-    log(f"{printable(source)}: {taken} of {len(parameters)} weights are taken"
-        + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))
+    print(f"{printable(source)}: {taken} of {len(parameters)} weights are taken"
+          + (f"; these do not fit and start anew: {first_few(left)}" if left else ""))
 
 
 def load_start(network, args):
@@ -155,15 +155,13 @@ def load_start(network, args):
 def claim_folder(args):
     """Lock a run's folder and return the lock. An older run in it is moved, unless it is resumed. Raises InputError."""
     folder = Path(args.out)
-    if process_rank():
-        return None
     if args.data not in NAMED and folder.resolve().is_relative_to(Path(args.data).resolve()):
         raise InputError(f"--out {folder}: give the run a folder outside the data, or its images would become data")
     if not args.resume and any(map(Path.exists, map(folder.joinpath, ("best.pt", "metrics.csv", *STATES)))):
         lock_folder(folder).close()  # raises if another run writes there
         names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
         aside = folder.rename(next(name for name in names if not name.exists()))
-        log(f"the run that was in {folder} is now in {aside}")
+        print(f"the run that was in {folder} is now in {aside}")
     folder.mkdir(parents=True, exist_ok=True)
     return lock_folder(folder)
 
@@ -190,12 +188,12 @@ def load_state(args, metadata):
             state = load_checkpoint(path)
             break
         except (InputError, OSError) as error:
-            log(f"--resume: {printable(str(error))}", file=sys.stderr)
+            print(f"--resume: {printable(str(error))}", file=sys.stderr)
     else:
         raise InputError(f"--resume: {args.out} has no undamaged checkpoint to resume from; leave --resume out")
     if any(state.get(key) != metadata[key] for key in ("classes", "digests", "network")):
         raise InputError(f"--resume: {args.out} was trained when {args.data} held other images or classes; put them "
                          "back, or give another --out")
-    if path != last and process_rank() == 0:
+    if path != last:
         os.replace(path, last)  # otherwise the damaged last.pt would soon replace the good previous.pt
     return state

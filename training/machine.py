@@ -1,19 +1,16 @@
-"""The machine: the device, the number type, the memory, and the other processes under torchrun."""
+"""The machine: the device, the number type, the memory."""
 import copy
 import math
 import os
 import platform
 import shutil
 import sys
-import warnings
-from datetime import timedelta
 
 import torch
-import torch.distributed as dist
 
 from data import InputError
 from training.checkpoint import autocast, one_line
-from utils import keep_on_gpu, log, world_size
+from utils import keep_on_gpu
 
 try:
     import resource
@@ -29,15 +26,13 @@ def setup(args):
     device = choose_device(args.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # otherwise pinned memory would also use the first GPU
-    if started_by_torchrun() and not dist.is_initialized():
-        join_processes(device)
     torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     fastest = fastest_sound_dtype(device)
     dtype = DTYPES.get(args.precision, fastest)
     if dtype != fastest == torch.float32:
         slow = device.type != "cuda"
-        log(f"--precision {args.precision} is " + ("many times slower than fp32 here: leave it out" if slow else
-            f"not sound on {torch.cuda.get_device_name(device)}: it is fp32"), file=sys.stderr)
+        print(f"--precision {args.precision} is " + ("many times slower than fp32 here: leave it out" if slow else
+              f"not sound on {torch.cuda.get_device_name(device)}: it is fp32"), file=sys.stderr)
         dtype = dtype if slow else fastest
     return device, dtype
 
@@ -47,10 +42,8 @@ def choose_device(name):
     # Not mps: torch has given wrong values there, silently (its issues 188371, 174339).
     wanted = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if name == "auto" and not (torch.version.cuda or torch.version.hip) and shutil.which("nvidia-smi"):
-        log("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how to "
-            "install one for the GPU", file=sys.stderr)
-    if wanted == "cuda" and started_by_torchrun():
-        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+        print("there is an NVIDIA GPU, but this torch was built without CUDA and takes the CPU; pytorch.org says how "
+              "to install one for the GPU", file=sys.stderr)
     try:
         device = torch.device(wanted)
         torch.ones(1, device=device).add_(1)  # this torch may have no kernels for the GPU
@@ -63,7 +56,7 @@ def choose_device(name):
             "a newer one may" if newer else f"this one has: {OLDER_GPUS}")
     if name != "auto":
         raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
-    log(f"the GPU cannot be used ({reason}): using the CPU instead", file=sys.stderr)
+    print(f"the GPU cannot be used ({reason}): using the CPU instead", file=sys.stderr)
     return torch.device("cpu")
 
 
@@ -119,8 +112,8 @@ def parts_that_fit(model, data, size, batch_size, device, dtype):
     fitting = (0.8 * free - states - used[2]) / ((used[4] - used[2]) / 2) + 2  # a fifth is left to the loss and cuDNN
     parts = next((n for n in range(1, batch_size) if batch_size % n == 0 and batch_size / n <= fitting), batch_size)
     if parts > 1:
-        log(f"a batch of {batch_size} does not fit the GPU's memory: it is cut into {parts} parts, each with its own "
-            "batch norm")
+        print(f"a batch of {batch_size} does not fit the GPU's memory: it is cut into {parts} parts, each with its own "
+              "batch norm")
     return parts
 
 
@@ -129,37 +122,6 @@ def can_compile(device):
     try:
         torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8, device=device, requires_grad=True)).backward()
     except Exception as error:  # its parts raise many types
-        log(f"--compile does not work here ({one_line(error)}): training goes on without", file=sys.stderr)
+        print(f"--compile does not work here ({one_line(error)}): training goes on without", file=sys.stderr)
         return False
     return True
-
-
-def started_by_torchrun():
-    """Whether torchrun started this process: it sets all of these variables."""
-    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-
-
-def join_processes(device):
-    """Connect to the other processes that torchrun started. Raises InputError."""
-    nccl = device.type == "cuda" and dist.is_nccl_available()  # Windows lacks it; gloo works on CUDA, too
-    try:  # six hours: the first process may decode a large data set
-        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(hours=6))
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"the processes cannot meet ({one_line(error)}); give torchrun another --master-port")
-
-
-def parallelize(model, device):
-    """A model whose gradients are averaged over the processes. On CUDA its batch norm uses all processes' batches."""
-    if world_size() == 1:
-        return model
-    if device.type == "cuda":
-        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # harmless for 1x1 kernels
-    return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-
-
-def share_buffers(model):
-    """Copy the first process's batch norm statistics to all. DDP does this only before each step."""
-    if world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)

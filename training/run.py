@@ -10,17 +10,15 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 from data import InputError
 from models import count_gflops
 from models.normalize import memory_format
 from training.checkpoint import Predictor, claim_folder, load_predictor, load_state, save_checkpoint
-from training.machine import can_compile, describe_machine, parallelize, parts_that_fit, peak_memory_mb, share_buffers
+from training.machine import can_compile, describe_machine, parts_that_fit, peak_memory_mb
 from training.optimization import RunningAverage, make_optimizer, make_schedule
-from utils import (STOPPING, batches, gather, log, main_process_first, plot_curves, process_rank, world_size, write_csv,
-                   write_json)
+from utils import STOPPING, batches, plot_curves, write_csv, write_json
 
 PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # fields of Run that last.pt holds
 DRAWING_PAUSE = 60  # least seconds between drawings of curves and predictions, each of which may take two
@@ -45,9 +43,7 @@ class Run:
         self.metadata = describe_run(args, network, data) | metadata
         self.batch_size = min(args.batch_size, len(data.splits["train"]))
         self.steps_per_epoch = len(data.splits["train"]) // self.batch_size
-        if self.batch_size % world_size():
-            raise InputError(f"--batch-size {self.batch_size} does not divide evenly among {world_size()} processes")
-        self.module = model.to(device, memory_format=memory_format(device))
+        self.model = self.module = model.to(device, memory_format=memory_format(device))  # the loops call `model`
         self.optimizer = make_optimizer(model, args, device)
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -55,10 +51,9 @@ class Run:
         self.parts, self.part = 1, 0
         if device.type == "cuda":
             size = self.metadata.get("tile", data.size)
-            self.parts = parts_that_fit(model, data, size, self.batch_size // world_size(), device, dtype)
-        self.model = parallelize(model, device)  # the loops call this one
+            self.parts = parts_that_fit(model, data, size, self.batch_size, device, dtype)
         if args.compile and can_compile(device):
-            self.model = torch.compile(self.model, dynamic=False)  # trained at two sizes at most
+            self.model = torch.compile(model, dynamic=False)  # trained at two sizes at most
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
         self.history, self.best = [], None  # rows of metrics.csv; the best score and its epoch
@@ -66,9 +61,9 @@ class Run:
         self.saved = self.drawn = time.monotonic()
         machine, self.parameters = describe_machine(device), sum(p.numel() for p in model.parameters())
         if not args.dry_run:
-            with main_process_first():
-                open_folder(self, data, machine)
-        log(f"{args.model}: {self.parameters / 1e6:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} ({device})")
+            open_folder(self, data, machine)
+        print(f"{args.model}: {self.parameters / 1e6:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} "
+              f"({device})")
 
     @property
     def steps_done(self):
@@ -87,18 +82,17 @@ class Run:
 
     def best_predictor(self):
         """The network with the weights that did best on val."""
-        with main_process_first():  # it has written them
-            return load_predictor(self.folder, self.device, self.dtype)
+        return load_predictor(self.folder, self.device, self.dtype)
 
     def epochs(self):
         """Yield the epochs still to do. A signal to stop takes effect after the current step."""
         images = self.steps_per_epoch * self.batch_size
         self.bar = tqdm(total=self.args.epochs * images, initial=self.steps_done * self.batch_size, unit="img",
-                        disable=True if process_rank() else None, dynamic_ncols=True, smoothing=0.05)
+                        disable=None, dynamic_ncols=True, smoothing=0.05)
         with self.stop_signal, self.bar:
             while not self.finished:
                 yield self.epoch
-                if self.stop_signal.asked():
+                if self.stop_signal.number:
                     stop(self)
 
     def batches(self, split):
@@ -121,7 +115,6 @@ class Run:
         self.show_loss()  # waits for the GPU
         self.seconds[-1] = time.perf_counter() - started
         self.peak = peak_memory_mb(self.device)
-        share_buffers(self.predictor.model)  # all processes score it
 
     def step(self, loss):
         """Add up the gradients of a batch's parts; after the last, one step of optimizer, schedule and average."""
@@ -138,7 +131,7 @@ class Run:
 
     def after_step(self):
         """Show the loss, save if it is time, stop after a signal."""
-        stopping = self.stop_signal.asked()
+        stopping = self.stop_signal.number
         due = stopping or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
         if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
             self.show_loss()  # raises Diverged, before a bad state is saved
@@ -159,8 +152,7 @@ class Run:
     def end_epoch(self, scores, best, **found):
         """Close an epoch: write `scores` on val to metrics.csv. The highest `best` so far writes best.pt, with values
         `found` on val, such as a gain. Returns whether to draw predictions of a new best network."""
-        losses = gather([float(self.loss_sum)])
-        loss = sum(losses) / (self.steps_per_epoch * len(losses))
+        loss = float(self.loss_sum) / self.steps_per_epoch
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self.history.append({"epoch": self.epoch, "step": self.steps_done, "lr": self.optimizer.param_groups[0]["lr"],
@@ -185,10 +177,9 @@ class Run:
         save_checkpoint(following, self.metadata | {key: getattr(self, key) for key in PROGRESS} | {
             "weights": self.module.state_dict(), "average": self.average and self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "loss_sum": self.loss_sum})
-        if process_rank() == 0:
-            if last.exists():
-                os.replace(last, self.folder / "previous.pt")
-            os.replace(following, last)
+        if last.exists():
+            os.replace(last, self.folder / "previous.pt")
+        os.replace(following, last)
         self.saved = time.monotonic()
 
     def resume(self, state):
@@ -218,7 +209,7 @@ class Run:
             "peak_memory_mb": round(self.peak) if math.isfinite(self.peak) else None,
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves(self.history, self.folder / "curves.png")
-        log(f"weights, scores and images: {self.folder}")
+        print(f"weights, scores and images: {self.folder}")
 
 
 def open_folder(run, data, machine):
@@ -232,7 +223,7 @@ def open_folder(run, data, machine):
                                              "digests": run.metadata["digests"], "machine": machine})
     if data.assignment:  # the splits were made here
         write_json(run.folder / "split.json", data.assignment)
-    if run.args.log and process_rank() == 0:
+    if run.args.log:
         run.tensorboard = SummaryWriter(run.folder)
 
 
@@ -246,14 +237,12 @@ def describe_run(args, network, data):
 
 def print_epoch(run):
     """Print the last row of metrics.csv, and draw curves.png now and then; returns whether it was drawn."""
-    if process_rank():
-        return False
     shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in run.history[-1].items()
                       if key.startswith(("train_", "val_")))
     tqdm.write(f"epoch {run.epoch:3d}/{run.args.epochs}  {shown}  {sum(run.seconds):.0f} s", sys.stdout)
     if run.finished and (run.epoch < run.args.epochs or run.epoch >= 4 and run.best["epoch"] <= run.epoch / 2):
-        log(f"val has not improved since epoch {run.best['epoch']}: look at curves.png; more images or a lower --lr "
-            "may help")
+        print(f"val has not improved since epoch {run.best['epoch']}: look at curves.png; more images or a lower --lr "
+              "may help")
     if time.monotonic() - run.drawn < DRAWING_PAUSE:
         return False
     plot_curves(run.history, run.folder / "curves.png")
@@ -263,8 +252,8 @@ def print_epoch(run):
 
 def stop(run):
     run.bar.close()
-    log(f"stopped after {run.epoch} epochs and {run.step_in_epoch} steps; the same command with --resume goes on",
-        file=sys.stderr)
+    print(f"stopped after {run.epoch} epochs and {run.step_in_epoch} steps; the same command with --resume goes on",
+          file=sys.stderr)
     sys.exit(128 + run.stop_signal.number)
 
 
@@ -279,10 +268,10 @@ def end_dry_run(run, stopping):
         return
     each = (now - run.first_step) / (steps - 1) if steps > 1 else run.seconds[-1]
     run.bar.close()
-    log(f"one batch of {run.batch_size} went through the network: loss {loss:.3f}\n"
-        f"memory: {peak_memory_mb(run.device):.0f} MB at most on {run.device}\n"
-        f"time: {each:.2f} s a step, {run.steps_per_epoch} steps an epoch, {run.args.epochs} epochs: at most "
-        f"{run.args.epochs * run.steps_per_epoch * each / 60:.0f} minutes of training, validation not counted")
+    print(f"one batch of {run.batch_size} went through the network: loss {loss:.3f}\n"
+          f"memory: {peak_memory_mb(run.device):.0f} MB at most on {run.device}\n"
+          f"time: {each:.2f} s a step, {run.steps_per_epoch} steps an epoch, {run.args.epochs} epochs: at most "
+          f"{run.args.epochs * run.steps_per_epoch * each / 60:.0f} minutes of training, validation not counted")
     sys.exit(0)
 
 
@@ -318,13 +307,5 @@ class StopSignal:
         with reader:
             while number := reader.recv(1):  # Python writes the number of each signal
                 seen += number[0] == signal.SIGINT  # a terminal that closes may send SIGHUP twice
-                if seen == 2 and world_size() == 1:  # torchrun sends each process a second one itself
+                if seen == 2:
                     os._exit(128 + number[0])
-
-    def asked(self):
-        """The signal that has reached any of the processes, or None. So all stop after the same step."""
-        if world_size() > 1:
-            number = torch.tensor(self.number or 0)
-            dist.all_reduce(number, dist.ReduceOp.MAX)
-            self.number = int(number) or None
-        return self.number

@@ -6,21 +6,17 @@ import signal
 import sys
 
 import torch
-import torch.distributed as dist
 
 from data import InputError
 from data.cache import START_METHOD, usable_cores
 from data.sources import NAMED, check_data, open_data
 from training.flags import check_settings, leave, refuse
 from training.machine import setup
-from utils import log, main_process_first
 
 ADVICE = {  # signs of an error: what to do
     # Messages of CPUs, loader processes, cuBLAS and cuDNN when memory is short.
     ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory"):
         "out of memory: try a smaller --batch-size or --size",
-    ("by peer", "DistBackendError", "DistNetworkError", "DistStoreError"):
-        "another process of this run ended; the same command with --resume goes on from the last checkpoint",
     ("DataLoader worker", "DataLoader timed out"): "a loader process failed ({:.100}): try --workers 0",
 }
 
@@ -37,14 +33,13 @@ def prepare(args, recipes, best_on):
     options = {"own_size": bool(args.tile), "foreground": args.foreground, "channels": args.channels}
     if args.dry_run:
         lines, problems = check_data(*source, *options.values())
-        log("\n".join(lines))
+        print("\n".join(lines))
         if problems:
-            log("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)
+            print("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr)
             raise InputError(f"--data {args.data}: {len(problems)} problems, see above")
-    with main_process_first():  # it fills the cache
-        data = open_data(*source, **options)
+    data = open_data(*source, **options)
     for note in data.notes if not args.dry_run else ():  # a dry run has shown them above
-        log(note)
+        print(note)
     return fill_in(args, data, recipes, best_on, device), data, device, dtype
 
 
@@ -90,9 +85,9 @@ def suit(args, data, recipe, device):
     if recipe["optimizer"] == "sgd" and not (args.optimizer or args.batch_size):
         suited["lr"] = recipe["lr"] * batch / recipe["batch_size"]
     shown = (f"{key.replace('_', ' ')} {getattr(args, key, None) or value}" for key, value in suited.items())
-    log(f"there is no recipe for these images; taken: {', '.join(shown)}")
+    print(f"there is no recipe for these images; taken: {', '.join(shown)}")
     if (steps := (args.epochs or suited["epochs"]) * steps) < 500:
-        log(f"{steps} steps are few to learn from: give more --epochs or a smaller --batch-size")
+        print(f"{steps} steps are few to learn from: give more --epochs or a smaller --batch-size")
     return suited
 
 
@@ -114,8 +109,6 @@ def run_main(main, args):
         if args.debug or not (advice := explain(error)):
             raise
         code = refuse(advice)
-    if dist.is_initialized() and code != 2:  # after an error the other processes may not reach this point
-        dist.destroy_process_group()
     sys.exit(code)
 
 

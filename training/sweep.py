@@ -6,7 +6,7 @@ from pathlib import Path
 
 from training.checkpoint import STATES
 from training.run import Diverged
-from utils import log, plot_heat_map, world_size, write_csv
+from utils import plot_heat_map, write_csv
 
 GRID = {"optimizer": ["sgd", "adam"], "schedule": ["none", "step", "multistep"], "lr": [1e-4, 1e-3, 1e-2],
         "batch_size": [64, 256]}  # the grid of --sweep without values
@@ -24,20 +24,18 @@ def sweep(args, train, test):
         return train(argparse.Namespace(**vars(args) | cell | {"out": str(folder / name), "resume": begun}))
 
     for cell in cells:
-        log(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
+        print(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
         rows.append({"run": "-".join(map(str, cell.values())), **cell, "epochs": 0, "val_accuracy": 0.0})
         try:
             run, _ = train_cell(rows[-1]["run"], cell)
             rows[-1] |= {"epochs": run.epoch, "val_accuracy": run.best["score"]}
             del run, _  # otherwise they would be in memory together with the next run
         except Diverged as error:
-            if world_size() > 1:
-                raise  # the other processes may see it later, and would wait for this one
             traceback.clear_frames(error.__traceback__)  # frees the run's memory and signal handlers
-            log(error)
+            print(error)
         write_csv(folder / "sweep.csv", rows)
     names = list(grid)
     plot_heat_map(rows, names[: len(names) // 2], names[len(names) // 2 :], "val_accuracy", folder / "sweep.png")
     best = max(rows, key=lambda row: row["val_accuracy"])
-    log(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test scores:")
+    print(f"best on val: {best['run']}, {best['val_accuracy']:.4f}; its test scores:")
     test(*train_cell(best["run"], {key: best[key] for key in grid}))
