@@ -1,8 +1,7 @@
-"""Score a run, predict on your own images, export the network, grade submissions, make the report again.
+"""Score a run, predict on your own images, grade submissions, make the report again.
 
     python evaluate.py score runs/segmentation/unet-scenes
     python evaluate.py predict runs/segmentation/unet-scenes photos --out predictions
-    python evaluate.py export runs/segmentation/unet-scenes model.pt2
     python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
     python evaluate.py report --seeds 1"""
 import os
@@ -11,8 +10,8 @@ from importlib import import_module
 from training.flags import TASKS, Parser, add_place, parse, positive_int
 
 # The module of each command's function. Only that module is imported, because torch takes seconds.
-COMMANDS = {"score": "evaluation.scores", "predict": "evaluation.predicting", "export": "evaluation.exporting",
-            "grade": "evaluation.grading", "report": "evaluation.reporting"}
+COMMANDS = {"score": "evaluation.scores", "predict": "evaluation.predicting", "grade": "evaluation.grading",
+            "report": "evaluation.reporting"}
 
 
 def get_args_parser():
@@ -36,10 +35,6 @@ def get_args_parser():
     add("--out", required=True, help="the folder to write to")
     add("--probabilities", action="store_true",
         help="also write the classes' probabilities of each image, .npy, float16 (classes, H, W)")
-
-    add = command("export", "the network in a file that torch or ONNX loads without this project")
-    add("run", help="a run's folder")
-    add("file", metavar="FILE", help="model.pt2, model.onnx, or model.pt: float16 weights for this project")
 
     add_grade_flags(command("grade", "score a class's submissions against the truth: tables, and a page for each"))
 
