@@ -1,14 +1,12 @@
 """The claims of the homework's report: what is compared for each, and the verdict.
 
-Each criterion, in report_template.md, says that a difference is more than a limit. Intervals are for 95%. Over seeds
-they use Student's t. With one seed they come from the test images, or from the error of the measurement."""
+Each criterion, in report_template.md, says that a difference is more than a limit. Intervals are for 95%, by Student's
+t over seeds. With one seed there is none: the difference alone decides."""
 import math
 import statistics
 from collections import defaultdict
 
 import numpy as np
-
-from evaluation.counts import COMPUTE
 
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5% of t at 1, 2, ... degrees of freedom
 TRAINED = 0.2  # a trained network goes at least this share of the way from chance to a perfect score
@@ -30,7 +28,7 @@ PAIRS = {  # comparison: {side: name of its runs}
     "at equal parameters": {"U-Net": "unet", "FCN-32": "fcn32-equal-parameters"},
     "at equal parameters and twice the side": {"U-Net": "unet-twice", "FCN-32": "fcn32-twice"},
     "same width and recipe": {"with skips": "skips", "without": "noskips"}}
-ERRORS = {"images_per_second": 0.1, "parameters": 0, "peak_memory_mb": 0.1}  # measures compared as a ratio: their error
+RATIOS = "images_per_second", "parameters", "peak_memory_mb"  # measures that are compared as a ratio
 SCORES = {  # all other measures: lowest and highest difference, and the score that shows whether a network is trained
     "accuracy": (-1, 1, "accuracy"), "miou": (-1, 1, "miou"), "boundary_f1": (-1, 1, "miou"),
     "sharpness_ratio": (-math.inf, math.inf, "ssim"), "epochs": (0, 1, "ssim")}
@@ -76,8 +74,8 @@ def find_pairs(results, own, other):
 
 
 def make_claims(results):
-    """One dict per claim. results: name -> runs, one per seed. Each first run has "counts", evaluation.counts' row of
-    each image. "difference" and "seeds" are those of a claim's first comparison."""
+    """One dict per claim. results: name -> runs, one per seed. A run's "true" are the test images or pixels by class.
+    "difference" and "seeds" are those of a claim's first comparison."""
     claims = []
     for claim, (measure, own, other, limit) in CLAIMS.items():
         rows = [compare(where, pair, measure, limit) for where, pair in find_pairs(results, own, other).items()
@@ -99,26 +97,23 @@ def overall(rows):
 
 def compare(where, pair, measure, limit):
     """A row of a claim's table. pair: {side: its runs, one per seed}; own side first."""
-    run, rival = (runs[0] for runs in pair.values())
     sides, form, trained = {name: values(runs, measure) for name, runs in pair.items()}, "{:+.3f}", True
-    if measure in ERRORS:
+    if measure in RATIOS:
         found, least, most, form = np.divide(*sides.values()), 0, math.inf, "{:.2f}"
-        alone = found[0] * (1 - ERRORS[measure]), found[0] * (1 + ERRORS[measure])
     else:
         least, most, learned = SCORES[measure]
-        guess = chance(learned, run["counts"])
+        guess = chance(learned, next(iter(pair.values()))[0]["true"])
         best = max(statistics.fmean(values(runs, learned)) for runs in pair.values())
         trained = best >= guess + TRAINED * (1 - guess)
         if measure == "epochs":
             found = [epochs_saved(*runs) for runs in zip(*pair.values())]
             sides = {"share of the epochs saved": found}
-            alone = found[0] - 1 / run["epochs"], found[0] + 1 / run["epochs"]
         else:
-            found, alone = np.subtract(*sides.values()), over_images(measure, run, rival)
-    mean, low, high = confidence(found, alone, least, most)
+            found = np.subtract(*sides.values())
+    mean, low, high = confidence(found, least, most)
     interval = f" ({form} to {form})".format(low, high) if low < high else ""
     return {"compared": where, "values": "; ".join(f"{name}: {shown(value)}" for name, value in sides.items()),
-            "difference": form.format(mean) + " times" * (measure in ERRORS) + interval,
+            "difference": form.format(mean) + " times" * (measure in RATIOS) + interval,
             "verdict": judge(low, high, limit) if trained else "too little trained", "seeds": len(found)}
 
 
@@ -127,30 +122,20 @@ def judge(low, high, limit):
     return "holds" if low > limit else "fails" if high < limit else "undecided"
 
 
-def confidence(found, alone, least, most):
-    """(mean, low, high) of numbers, one per seed, within (least, most). alone: (low, high) for a single seed."""
-    mean, (low, high) = np.mean(found), alone
+def confidence(found, least, most):
+    """(mean, low, high) of numbers, one per seed, within (least, most)."""
+    mean, half = np.mean(found), 0.0
     if len(found) > 1:
         quantile = STUDENT[min(len(found) - 2, len(STUDENT) - 1)]
         half = quantile * np.std(found, ddof=1) / math.sqrt(len(found))
-        low, high = mean - half, mean + half
-    return mean, max(low, least), min(high, most)
+    return mean, max(mean - half, least), min(mean + half, most)
 
 
-def over_images(score, run, rival):
-    """The interval of the difference of a score of two runs, from 1000 bootstrap samples of the test images."""
-    count = len(run["counts"])
-    samples = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 1000).astype(float)
-    scores = [COMPUTE[each["task"]](np.tensordot(samples, each["counts"], 1))[score] for each in (run, rival)]
-    return np.percentile(np.subtract(*scores), (2.5, 97.5))
-
-
-def chance(score, counts):
-    """The score of the most frequent class everywhere; for SSIM 0, as there are no classes."""
+def chance(score, true):
+    """The score of the most frequent class everywhere; for SSIM 0, as there are no classes. true: counts by class."""
     if score == "ssim":
         return 0
-    true = counts.sum(0)[1]
-    return true.max() / true.sum() / ((true > 0).sum() if score == "miou" else 1)
+    return max(true) / sum(true) / (np.count_nonzero(true) if score == "miou" else 1)
 
 
 def epochs_saved(run, rival):

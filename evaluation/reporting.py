@@ -12,16 +12,14 @@ import textwrap
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from data import InputError
 from data.sources import open_data
 from evaluation.claims import make_claims, of_task, pick, shown, values
-from evaluation.classification import class_probabilities, score_classification
+from evaluation.classification import class_probabilities
 from evaluation.colorization import draw_colorization, lightness_and_ab, paint, with_colors
-from evaluation.counts import COMPUTE, ROW
-from evaluation.segmentation import draw_segmentation, predicted_masks
+from evaluation.segmentation import draw_segmentation, score_segmentation
 from models import build_network
 from training.checkpoint import load_predictor
 from training.machine import setup
@@ -84,19 +82,20 @@ def train_missing(args, data, labelled, open_test):
     """Train what is missing, and resume stopped runs. Returns name -> runs, one per seed."""
     asked = [f"-{key}{getattr(args, key)}" for key in ("epochs", "width") if getattr(args, key)]
     folder = Path("runs/report", data.name + "".join(asked))  # runs with other settings have another folder
-    plans = [{"name": name, "folder": folder / f"{name}-s{seed}", "asked": settings,
-              "command": ["python", SCRIPTS[task], *as_flags(settings)],
-              "split": open_test(task, seed, tuple(settings["size"])).splits["test"]} for seed in range(args.seeds)
-             for name, (task, settings) in plan_runs(args, data.size, seed, labelled, len(data.classes)).items()]
+    plans = [(name, folder / f"{name}-s{seed}", *plan) for seed in range(args.seeds)
+             for name, plan in plan_runs(args, data.size, seed, labelled, len(data.classes)).items()]
     results = defaultdict(list)
-    for number, plan in enumerate(plans, 1):
-        run, folder = read_run(plan), plan["folder"]
+    for number, (name, folder, task, settings) in enumerate(plans, 1):
+        test = open_test(task, settings["seed"], tuple(settings["size"]))
+        plan = {"folder": folder, "asked": settings, "command": ["python", SCRIPTS[task], *as_flags(settings)],
+                "test": test.splits["test"], "true": test.counts["test"]}
+        run = read_run(plan)
         if "metrics" not in run:
             print(f"{number}/{len(plans)}  {folder.name}", flush=True)
             resume = ["--resume"] if "settings" in run and (folder / "last.pt").exists() else []
             train(*plan["command"][1:], "--device", args.device, "--data-dir", args.data_dir, "--out", folder, *resume)
             run = read_run(plan)
-        results[plan["name"]].append(run)
+        results[name].append(run)
     return results
 
 
@@ -115,7 +114,7 @@ def read_run(plan):
                        for path in (plan["folder"] / "config.json", plan["folder"] / "summary.json"))
     settings = config.get("settings", {})
     if ({key: settings.get(key) for key in plan["asked"]} != plan["asked"]
-            or config["digests"]["test"] != plan["split"].digest):
+            or config["digests"]["test"] != plan["test"].digest):
         return plan
     if not summary:
         return plan | config
@@ -127,27 +126,12 @@ def read_run(plan):
 
 
 @torch.inference_mode()
-def count_images(run, predictor):
-    """evaluation.counts' row of each test image (N, ...)."""
-    task, split = run["task"], run["split"]
-    if task == "colorization":
-        scored = [list(row.values())[1:] for row in read_csv(run["folder"] / "images.csv")]
-        return np.array([[*map(float, row), 1, 0] for row in scored])  # 1 image; no claim needs the credit
-    if task == "classification":
-        predicted = score_classification(predictor, split)["probabilities"].argmax(1)
-    else:
-        predicted = np.concatenate([masks.cpu().numpy() for _, masks in predicted_masks(predictor, split)])
-    pairs = zip(np.array(split.targets), predicted)
-    return np.stack([ROW[task](*pair, len(predictor.metadata["classes"])) for pair in pairs])
-
-
-@torch.inference_mode()
 def recognition_table(results, load):
     """The accuracy of task 1's best classifier on test images: original, grey, and coloured by task 3's networks."""
     shares = defaultdict(list)
     for run, *painters in zip(results[pick(results)], results["skips"], results["noskips"]):
         classifier, (skips, noskips), hits = load(run), map(load, painters), Counter()
-        for images, labels, _ in batches(run["split"], 64, classifier.device):
+        for images, labels, _ in batches(run["test"], 64, classifier.device):
             rgb = images.float() / 255
             lightness, _ = lightness_and_ab(rgb)
             skipped, plain = (paint(net(lightness), lightness, net.metadata) for net in (skips, noskips))
@@ -155,7 +139,7 @@ def recognition_table(results, load):
                                 "coloured without": plain}.items():
                 hits[name] += int((class_probabilities(classifier, image).argmax(1) == labels).sum())
         for name, count in hits.items():
-            shares[name].append(count / len(run["split"]))
+            shares[name].append(count / len(run["test"]))
     return table([{"test images": name, "task 1's classifier is right": share} for name, share in shares.items()])
 
 
@@ -171,12 +155,12 @@ def draw(results, load, out):
         lines = {name: [[row[score] for row in run["history"]] for run in runs] for name, runs in sides.items()}
         plot_lines({label: lines}, out / file)
     unet, skips = results["unet"][0], results["skips"][0]
-    scores, images = COMPUTE["segmentation"](unet["counts"])["miou"], read_csv(skips["folder"] / "images.csv")
+    scores = score_segmentation(load(unet), unet["test"], outlines=False)["images"]
     # Few images per line, for phones.
-    draw_segmentation({"FCN-32": load(results["fcn32"][0]), "U-Net": load(unet)}, unet["split"], scores,
+    draw_segmentation({"FCN-32": load(results["fcn32"][0]), "U-Net": load(unet)}, unet["test"], scores,
                       out / "edges.png", columns=3)
-    draw_colorization({"without skips": load(results["noskips"][0]), "with skips": load(skips)}, skips["split"], images,
-                      out / "detail.png", columns=2)
+    draw_colorization({"without skips": load(results["noskips"][0]), "with skips": load(skips)}, skips["test"],
+                      read_csv(skips["folder"] / "images.csv"), out / "detail.png", columns=2)
 
 
 def paragraph(text):
@@ -234,8 +218,6 @@ def report(args):
         left_out = f"Task 1 is left out: {error}"
         print(left_out)
     results = train_missing(args, data, not left_out, open_test)
-    for run, *_ in results.values():
-        run["counts"] = count_images(run, load(run))
     out, claims = Path(args.out), make_claims(results)
     out.mkdir(parents=True, exist_ok=True)
     draw(results, load, out)
