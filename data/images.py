@@ -93,38 +93,11 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
     return found
 
 
-class Bands:
-    """An image (H, W, C) of a type or number of channels that Pillow lacks, with those Pillow methods that we use."""
-    format = None
-
-    def __init__(self, array: np.ndarray):
-        self.height, self.width, self.channels = array.shape
-        self.array, self.size = array, (self.width, self.height)
-        self.mode = "L" if array.dtype == np.uint8 else "F" if array.dtype.kind == "f" else "I"
-
-    def __array__(self, dtype=None, copy=None):
-        return self.array.astype(dtype or self.array.dtype)
-
-    def getbands(self):
-        return tuple(map(str, range(self.channels)))
-
-    def crop(self, box):
-        left, top, right, bottom = box
-        return Bands(self.array[top:bottom, left:right])
-
-    def resize(self, size, resample):
-        bands = map(Image.fromarray, self.array.transpose(2, 0, 1))
-        return Bands(np.dstack([band.resize(size, resample) for band in bands]))
-
-    def convert(self, mode):
-        """Its first three channels as RGB, for viewing."""
-        return Image.fromarray(self.array[..., np.arange(3).clip(max=self.channels - 1)])
-
-
 @contextlib.contextmanager
 def open_image(path):
-    """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W) or (H, W, C). Raises
-    InputError that names the file if anything is wrong with it: here, or when the context's body decodes it."""
+    """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W), or bytes (H, W, C)
+    with up to 4 channels. Raises InputError that names the file if anything is wrong with it: here, or when the
+    context's body decodes it."""
     file, page = locate(path)
     if not os.path.isfile(file):  # a pipe or device would block for ever
         raise InputError(f"{printable(path)}: no such file; check the name")
@@ -135,13 +108,13 @@ def open_image(path):
             if page:
                 image.seek(page)
             image.filename = file  # an image from a .npy has no filename
-        with contextlib.nullcontext(image) if isinstance(image, Bands) else image:
+        with image:
             if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
                 raise ValueError("no pixels, or EPS")
             samples, read = getattr(image, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
             if samples > read:
-                raise InputError(f"{printable(path)}: it has {samples} channels, of which Pillow reads {read}; save it "
-                                 "as .npy, an array (H, W, C)")
+                raise InputError(f"{printable(path)}: it has {samples} channels, of which Pillow reads {read}; choose "
+                                 "up to 4 and save them as PNG")
             yield image
     except InputError:
         raise
@@ -150,51 +123,47 @@ def open_image(path):
                          ) from None
     except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
         raise InputError(f"{printable(path)}: not an image that Pillow reads, or damaged ({type(error).__name__}); "
-                         "replace or remove it, or save more than 4 channels as .npy, an array (H, W, C)") from error
+                         "replace or remove it") from error
 
 
-def read_array(path) -> Image.Image | Bands:
+def read_array(path) -> Image.Image:
     """The image in a .npy. Integers become int32, except uint8; other numbers become float32."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if math.prod(array.shape[:2]) > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
     if array.dtype != np.uint8:
         array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, np.int32))
-    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    known = array.ndim == 2 or array.dtype == np.uint8 and array.shape[2] <= 4
-    return Image.fromarray(array) if known else Bands(array)
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
-def read_header(path) -> tuple[tuple[int, int], int, int]:
-    """((height, width) when upright, EXIF orientation from 1 to 8, channels: 3, or those of `Bands`) of an image."""
+def read_header(path) -> tuple[tuple[int, int], int]:
+    """((height, width) when upright, EXIF orientation from 1 to 8) of an image."""
     with open_image(path) as image:
-        if isinstance(image, Bands):
-            return image.size[::-1], 1, image.channels
         turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own getexif would decode the whole image
-        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn, 3
+        return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn
 
 
-def upright(image):
-    """An open image, turned as its EXIF data say."""
-    return image if isinstance(image, Bands) else ImageOps.exif_transpose(image)
-
-
-def read_image(path, levels=None, channels=3) -> Image.Image | Bands:
+def read_image(path, levels=None, channels=3) -> Image.Image:
     """Read an image as `to_8_bits` gives it. Raises InputError."""
     with open_image(path) as image:
         return to_8_bits(image, levels, channels)
 
 
-def to_8_bits(image, levels=None, channels=3) -> Image.Image | Bands:
-    """An open image of any mode as 8-bit RGB, upright, on white where it is transparent. If `channels` is not 3: as
-    uint8 `Bands`. Raises InputError if the image has another number of channels. More than 8 bits are scaled: the
-    values `levels` (low, high), one pair for the data set, become 0 and 255. Without `levels` the range of the file's
-    type is used."""
+def resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """An 8-bit image at (height, width), bilinear: uint8 (H, W, C). Each channel by itself: Pillow would weigh colours
+    by the fourth one, which may be infrared."""
+    return np.dstack([band.resize(size[::-1], Image.Resampling.BILINEAR) for band in image.split()])
+
+
+def to_8_bits(image, levels=None, channels=3) -> Image.Image:
+    """An open image of any mode as 8-bit RGB, upright, on white where it is transparent. If `channels` is not 3: with
+    its own channels. Raises InputError if that is another number. More than 8 bits are scaled: the values `levels`
+    (low, high), one pair for the data set, become 0 and 255. Without `levels` the range of the file's type is used."""
     count = len(image.getbands())
-    if count != channels and (channels != 3 or isinstance(image, Bands)):
+    if channels not in (3, count):
         raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
                          "them equal")
-    values, image = deep_values(image, channels), upright(image)
+    values, image = deep_values(image, channels), ImageOps.exif_transpose(image)
     if values is not None:
         values = np.nan_to_num(values, posinf=0, neginf=0)
         if not levels:
@@ -202,13 +171,11 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image | Bands:
             levels = 0, next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
         values = ((values - levels[0]) * (255 / (levels[1] - levels[0]))).clip(0, 255)
         alpha = image.getchannel("A") if image.mode == "RGBA" and channels == 3 else None
-        image = (values + 0.5).astype(np.uint8)
-    if channels != 3:
-        return Bands(np.atleast_3d(image))
-    if values is not None:
-        image = Image.fromarray(image)
+        image = Image.fromarray((values + 0.5).astype(np.uint8))
         if alpha:
             image.putalpha(alpha)
+    if channels != 3:
+        return image
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -219,7 +186,7 @@ def deep_values(image, channels=3) -> np.ndarray | None:
     """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, channels), upright; None for others.
     Pillow keeps only the upper byte of 16-bit colours. The lower byte comes from a second read with swapped bytes."""
     if image.mode[0] in "IF":
-        return np.asarray(upright(image), np.float64)
+        return np.asarray(ImageOps.exif_transpose(image), np.float64)
     layout = re.search("RGB[AX]?;16[BLN]", str(getattr(image, "tile", "")))  # the decoder's raw mode
     if not layout:
         return None
@@ -228,19 +195,14 @@ def deep_values(image, channels=3) -> np.ndarray | None:
         swapped.seek(image.tell())
         swapped.tile = [tile._replace(args=other if isinstance(tile.args, str) else tuple(
             other if part == layout[0] else part for part in tile.args)) for tile in swapped.tile]
-        high, low = (np.asarray(upright(each), np.float64)[..., :channels] for each in (image, swapped))
+        high, low = (np.asarray(ImageOps.exif_transpose(each), np.float64)[..., :channels] for each in (image, swapped))
     return 256 * high + low
 
 
 def loses_bits(image) -> bool:
     """Whether an open file has more than 8 bits a value, and neither Pillow nor `deep_values` reads the lower ones."""
     tiles = str(getattr(image, "tile", ""))  # the decoders' arguments
-    if image.format == "JPEG2000" and image.mode[0] != "I":
-        with open(image.filename, "rb") as file:
-            bits = re.search(rb"\xff\x51.{38}(.)", file.read(4096), re.DOTALL)  # marker SIZ holds the bits minus one
-        return bool(bits) and bits[1][0] % 128 > 7
-    highest = re.search(r"ppm.*'RGB', (\d+)", tiles)
-    return bool(re.search("(LA|CMYK);16|SGI16", tiles)) or bool(highest) and int(highest[1]) > 255
+    return bool(re.search(r"(LA|CMYK);16|SGI16|'RGB', \d{4}", tiles))
 
 
 def common_levels(paths: list[str], channels=3) -> tuple[float, float] | None:

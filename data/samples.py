@@ -5,14 +5,14 @@ import numpy as np
 from PIL import Image
 
 from data import InputError, light, scenes, street
-from data.images import locate, loses_bits, open_image, printable, read_header, to_8_bits
+from data.images import locate, loses_bits, open_image, printable, read_header, resize, to_8_bits
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
 NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, from which the network learns grey",
     "turned": "images are turned as their EXIF data say, but masks are not; remove the EXIF data if that is wrong",
     "see-through": "images with varying transparency are put on white; if it is none, give --channels 4 (grey: 2)",
-    "upper bits": "images lose all but the upper 8 bits of their values; save them as 16-bit RGB PNG or as .npy",
+    "upper bits": "images lose all but the upper 8 bits of their values; save them as 16-bit RGB PNG",
 }
 
 
@@ -89,7 +89,7 @@ class Samples:
     def decode(self, i: int, data: DataSet) -> tuple:
         """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError. The target is a
         mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED."""
-        path, target, shape, facts = self.images[i], self.targets and self.targets[i], data.size[::-1], []
+        path, target, facts = self.images[i], self.targets and self.targets[i], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
             facts += ["upper bits"] * loses_bits(image)
             pixels = to_8_bits(image, data.levels, data.channels)
@@ -98,10 +98,10 @@ class Samples:
         if isinstance(target, str):
             mask, turned = self.read_mask(i, data.masks)
             facts += ["turned"] * turned
-            target = np.asarray(Image.fromarray(mask).resize(shape, Image.Resampling.NEAREST))
+            target = np.asarray(Image.fromarray(mask).resize(data.size[::-1], Image.Resampling.NEAREST))
         elif target is not None:
             target = np.array(target, np.int64)
-        image = np.asarray(pixels.resize(shape, Image.Resampling.BILINEAR))
+        image = resize(pixels, data.size)
         if target is None and np.ptp(image, axis=2).max() <= 2:
             facts.append("greyscale")
         return image.transpose(2, 0, 1), target, facts
@@ -110,7 +110,7 @@ class Samples:
         """(mask i, whether EXIF turns only one of image and mask). The mask is uint8 (H, W) at its own size: class
         indices, or raw ids without `classes`. Raises InputError if it is damaged or its size is not the image's."""
         path, image = self.targets[i], self.images[i]
-        (size, turn, _), (image_size, image_turn, _) = map(read_header, (path, image))
+        (size, turn), (image_size, image_turn) = map(read_header, (path, image))
         turned = turn != image_turn
         if size != image_size:
             raise InputError(f"{printable(path)}: height and width are {size}, but {image_size} for its image "

@@ -9,7 +9,7 @@ import re
 from data import InputError, scenes
 from data.cache import open_cache
 from data.folders import FOLDER_LAYOUTS, SPLITS, WORDS, find_folder, settle_size
-from data.images import printable, read_header
+from data.images import printable
 from data.masks import FOREGROUND, Classes
 from data.samples import DataSet, Scenes
 
@@ -32,7 +32,7 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     width), by default the data set's own or, with own_size, the most common image's. seed: for the scenes and for the
     splits that are made here. splits: those needed. levels: see to_8_bits, by default the images' own. foreground:
     whether all that is not 0 in a mask is one class. whole: whether a folder without splits becomes the one needed
-    split; nothing is held out. channels: of the images, by default those of the arrays, or 3. Raises InputError if the
+    split; nothing is held out. channels: of the images, by default 3. Raises InputError if the
     data are not in order."""
     found = find_source(data, task, size, data_dir, seed, own_size, foreground, channels)
     found.levels = levels and tuple(levels)
@@ -87,8 +87,6 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
     found.masks = None if task != "segmentation" else FOREGROUND if foreground else found.masks
     for samples in found.splits.values():
         samples.targets = None if task == "colorization" else samples.targets
-        if not channels and task != "colorization" and data not in NAMED:
-            channels = read_header(samples.images[0])[2]
     found.channels = channels or 3
     if own_size or not found.size:
         settle_size(found)

@@ -7,16 +7,15 @@ limits.py      processes with limits, in which submissions are opened (submissio
 counts.py      rows of counts, whose sums give the scores of any set of images
 reporting.py   the homework's report: fills in report_template.md; claims.py makes the verdicts
 pages.py       the pages of the grades, with pages.css and pages.js"""
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+
+from data.images import resize
 
 
 def as_batch(image, size, device):
     """A Pillow image -> (1, C, H, W) float in [0, 1] at a network's size."""
-    small = np.array(image.resize(tuple(size)[::-1], Image.Resampling.BILINEAR))
-    return torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(resize(image, size)).to(device).permute(2, 0, 1)[None].float() / 255
 
 
 def enlarge(maps, size):

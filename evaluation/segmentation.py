@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 import utils
-from data.images import Bands
 from evaluation import as_batch, enlarge
 
 BY_CLASS = "iou", "dice", "precision", "recall"
@@ -25,7 +24,8 @@ def predicted_classes(predictor, images):
     """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8. With "tile": tile by tile."""
     if not predictor.metadata.get("tile"):
         return predictor(images.float() / 255).argmax(1).byte()
-    images = map(Bands, images.permute(0, 2, 3, 1).cpu().numpy())
+    images = (Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+              for image in images.permute(0, 2, 3, 1).cpu().numpy())
     masks = np.stack([predict_segmentation(predictor, image) for image in images])
     return torch.from_numpy(masks).to(predictor.device)
 
@@ -101,7 +101,7 @@ def tiled_scores(predictor, image):
     weight = down[:, None] * along
     together, sums = max(TILE_PIXELS // (height * width), 1), None
     for top, following in zip(tops, [*tops[1:], image.height]):
-        band = torch.from_numpy(np.array(image.crop((0, top, image.width, top + height)))).to(predictor.device)
+        band = torch.from_numpy(np.dstack(image.crop((0, top, image.width, top + height)).split())).to(predictor.device)
         for i in range(0, len(lefts), together):
             some = lefts[i : i + together]
             tiles = torch.stack([band[:, left : left + width] for left in some]).permute(0, 3, 1, 2)
