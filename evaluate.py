@@ -18,9 +18,11 @@ def get_args_parser():
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, text):
+    def command(name, text, computes=True):
         add = commands.add_parser(name, help=text, description=text).add_argument
-        add_place(add)
+        add("--debug", action="store_true", help="show the traceback of an error")
+        if computes:
+            add_place(add)
         return add
 
     add = command("score", "the metrics of a finished run, on its own data or any other of the same task and classes")
@@ -36,7 +38,7 @@ def get_args_parser():
     add("--probabilities", action="store_true",
         help="also write the classes' probabilities of each image, .npy, float16 (classes, H, W)")
 
-    add_grade_flags(command("grade", "score a class's submissions against the truth: tables, and a page for each"))
+    add_grade_flags(command("grade", "score a class's submissions against the truth: tables and pages", computes=False))
 
     add = command("report", "make the homework's report again: train what is missing, test every claim")
     add("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
@@ -52,7 +54,7 @@ def get_args_parser():
 def add_grade_flags(add):
     add("task", choices=tuple(TASKS))
     add("submissions", nargs="+", metavar="SUBMISSION",
-        help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
+        help="a folder, zip or CSV, or a bulk download of Moodle or Canvas")
     add("--truth", required=True, help="the folder of one split, as for training, or scenes")
     add("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
     add("--roster", help="a CSV with the columns name,id: a student without a submission gets a row, too")

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from data import InputError
-from data.cache import START_METHOD, usable_cores
+from data.cache import usable_cores
 from data.images import first_few, printable
 from data.scenes import write_scenes
 from evaluation.counts import BY_CLASS
@@ -29,28 +29,21 @@ from evaluation.downloads import add_roster, find_submissions
 from evaluation.limits import LIMITS, Exceeded, run_each
 from evaluation.pages import feedback_page, grades_page
 from evaluation.scoring import grade_job
-from evaluation.submissions import is_checkpoint
 from evaluation.truth import BASELINES, default_rubric, open_truth, read_rubric
-from training.machine import setup
 from utils import write_atomically, write_csv
 
 
-def grade_all(truth, sources, out, device, dtype):
-    """Yield (name, grade or limits.Exceeded). sources: name -> source, None for a baseline. A forked process cannot use
-    a GPU, so a GPU's processes are spawned, one at a time because of its memory."""
-    jobs = [(name, source, out / "graded" / f"{plain_name(name)}{'' if source else '~'}.json", device, dtype)
+def grade_all(truth, sources, out):
+    """Yield (name, grade or limits.Exceeded). sources: name -> source, None for a baseline."""
+    jobs = [(name, source, out / "graded" / f"{plain_name(name)}{'' if source else '~'}.json")
             for name, source in sources.items()]
-    networks = [job for job in jobs if is_checkpoint(job[1])]
     pixels = max(math.prod(np.shape(target)[:2]) for target in truth.targets)
-    memory, forked = LIMITS["memory"] + LIMITS["memory a pixel"] * pixels, (usable_cores(), START_METHOD)
-    for some_jobs, limit, how in (
-            ([job for job in jobs if job not in networks], "time an image", forked),
-            (networks, "time an image of a network", forked if device.type == "cpu" else (1, "spawn"))):
-        seconds = LIMITS["time"] + len(truth.names) * LIMITS[limit]
-        for (name, _, record, *_), grade in run_each(partial(grade_job, truth), some_jobs, seconds, memory, *how):
-            if not isinstance(grade, Exceeded):
-                write_atomically(record, json.dumps(grade), durable=False)
-            yield name, grade
+    seconds = LIMITS["time"] + LIMITS["time an image"] * len(truth.names)
+    memory = LIMITS["memory"] + LIMITS["memory a pixel"] * pixels
+    for (name, _, record), grade in run_each(partial(grade_job, truth), jobs, seconds, memory, usable_cores()):
+        if not isinstance(grade, Exceeded):
+            write_atomically(record, json.dumps(grade), durable=False)
+        yield name, grade
 
 
 def give_points(truth, grade):
@@ -61,11 +54,11 @@ def give_points(truth, grade):
     return grade | {"points": sum(points.values()), "points by metric": points}
 
 
-def grade_baselines(truth, args, *place):
+def grade_baselines(truth, args, out):
     """Set the rubric; returns the grades of the baselines, by name."""
     truth.rubric = read_rubric(args.rubric, truth) if args.rubric else None
     names = BASELINES[truth.task]
-    grades = dict(grade_all(truth, dict.fromkeys(names), *place))
+    grades = dict(grade_all(truth, dict.fromkeys(names), out))
     failed = [grade for grade in grades.values() if isinstance(grade, Exceeded)]
     if failed:
         raise InputError(f"--truth {printable(args.truth)}: {failed[0]}")
@@ -154,7 +147,6 @@ def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
     torch.set_num_threads(1)  # must be first: forked processes would wait for threads that they do not have
     out = Path(args.out)
-    place = out, *setup(args)
     folder = args.truth
     if folder == "scenes":
         write_scenes(out / "scenes", args.task, ["test"])
@@ -162,7 +154,7 @@ def grade(args):
     truth, students = open_truth(folder, args.task), find_students(args, folder)
     for name in ("feedback", "graded"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    baselines = grade_baselines(truth, args, *place)
+    baselines = grade_baselines(truth, args, out)
     nothing = baselines["nothing"]
     absent = give_points(truth, nothing | {"status": "not handed in"})
     grades = {each.name: absent for each in students if not each.source}
@@ -170,7 +162,7 @@ def grade(args):
     put_aside(out, students)
     next_tables = 0  # seconds; the tables of many submissions take longer than one grade
     try:
-        for name, each in tqdm(grade_all(truth, sources, *place), total=len(sources), unit="submission", disable=None):
+        for name, each in tqdm(grade_all(truth, sources, out), total=len(sources), unit="submission", disable=None):
             if isinstance(each, Exceeded):
                 troubles = nothing["troubles"] | {"refused": [str(each)]}
                 each = nothing | {"status": "refused", "reason": each.limit, "troubles": troubles}

@@ -1,4 +1,4 @@
-"""The predictions in a submission's files: images, matched with the truth's by name; labels; a network.
+"""The predictions in a submission's files: images, matched with the truth's by name, or labels.
 
 `truth` is truth.Truth, `files` comes from submissions.list_files, `troubles` are lists of lines for a page."""
 import csv
@@ -8,18 +8,12 @@ import re
 from collections import defaultdict
 
 import numpy as np
-import torch
 from PIL import Image
 
-from data import InputError
-from data.images import nfc, printable, read_image, stop
+from data.images import nfc, printable, stop
 from data.masks import NO_CLASS, by_palette, look_up
-from evaluation.classification import predict_classification
-from evaluation.colorization import predict_colorization
 from evaluation.limits import LIMITS
-from evaluation.segmentation import predict_segmentation
 from evaluation.submissions import say_why
-from training.checkpoint import load_predictor
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.I)
@@ -171,29 +165,3 @@ def read_table(file, read):
     for row in table:
         name, label = (row[column].strip()[: LIMITS["name"]] for column in ("name", "label"))
         yield name.replace("\\", "/"), label
-
-
-def run_checkpoint(truth, path, device, dtype):
-    """Yield (index, prediction) of a checkpoint for every true image, at the image's own size. If a GPU fails, perhaps
-    because its memory is full, the CPU continues: that is not the student's fault."""
-    predict = {"segmentation": predict_segmentation, "classification": predict_classification,
-               "colorization": predict_colorization}[truth.task]
-    labels, done = truth.task == "classification", 0
-    for place, kind in ((device, dtype), (torch.device("cpu"), torch.float32)):
-        try:
-            predictor = load_predictor(path, place, kind)
-            metadata = predictor.metadata
-            if metadata["task"] != truth.task or metadata["classes"] != truth.classes:
-                stop(f"a network for {printable(str(metadata['task']))[:50]}, or for other classes than the truth's")
-            for true in truth.images[done:]:
-                try:
-                    image = read_image(true, metadata.get("levels"), predictor.channels)
-                except InputError:  # its message names a teacher's file
-                    stop(f"a network for images of {predictor.channels} channels, but the true images have others")
-                prediction = predict(predictor, image)
-                yield done, truth.classes.index(prediction[0]) if labels else np.array(prediction)
-                done += 1
-            return
-        except RuntimeError:
-            if place.type == "cpu":
-                raise

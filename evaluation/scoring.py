@@ -3,7 +3,6 @@ import base64
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import math
 import time
@@ -13,19 +12,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.images import printable, read_header, read_image
+from data.images import printable, read_image
 from data.masks import VOID
 from evaluation.counts import COMPUTE, METRICS
-from evaluation.predictions import read_images, read_labels, run_checkpoint
-from evaluation.submissions import TROUBLES, content_digest, is_checkpoint, list_files, say_why
+from evaluation.predictions import read_images, read_labels
+from evaluation.submissions import TROUBLES, content_digest, list_files, say_why
 from evaluation.truth import predict_baseline
 from utils import colorize_mask
 
 
 def grade_job(truth, job):
-    """Grade a folder, zip, table of labels, checkpoint or baseline. If it has not changed, return its last grade. job:
-    name, source (None: the baseline of that name), file that keeps the grade, device and dtype for a network."""
-    name, source, record, *place = job
+    """Grade a folder, zip, table of labels or baseline. If it has not changed, return its last grade. job: name, source
+    (None: the baseline of that name), file that keeps the grade."""
+    name, source, record = job
     torch.set_num_threads(1)  # there are as many processes as cores
     torch.empty(31 << 20, dtype=torch.uint8)  # after this glibc keeps freed memory for the next image: 10% less time
     started, content = time.monotonic(), None
@@ -34,22 +33,16 @@ def grade_job(truth, job):
         before = json.loads(record.read_text("utf-8"))
         if content == before["content"]:
             return before
-    grade = grade_predictions(truth, partial(predict, truth, name, source, place), source)
+    grade = grade_predictions(truth, partial(predict, truth, name, source), source)
     return grade | {"content": content, "seconds": round(time.monotonic() - started, 2)}
 
 
-def predict(truth, name, source, place, troubles):
-    """The pairs for grade_predictions. If a run's folder holds no predictions, its network makes them."""
+def predict(truth, name, source, troubles):
+    """The pairs for grade_predictions."""
     if not source:
         return enumerate(predict_baseline(truth, name))
     read = read_labels if truth.task == "classification" else read_images
-    pairs = read(truth, list_files(source, troubles), troubles)
-    first = list(itertools.islice(pairs, 1))
-    if first or not is_checkpoint(source):
-        return itertools.chain(first, pairs)
-    for lines in troubles.values():
-        lines.clear()  # they are about a run's other files
-    return run_checkpoint(truth, source, *place)
+    return read(truth, list_files(source, troubles), troubles)
 
 
 def grade_predictions(truth, predict, source):
@@ -106,7 +99,7 @@ def judge(truth, error, found, troubles):
 def draw_worst(truth, score, index, prediction):
     """(caption, {"input", "truth", "prediction", "errors in red": data URI of an image})"""
     target, path = truth.targets[index], truth.images[index]
-    photo = read_image(path, channels=read_header(path)[2]).convert("RGB")
+    photo = read_image(path)
     result = f"{METRICS[truth.task][0]} {score:.3f}"
     size, images = (220, max(1, min(440, 220 * photo.height // photo.width))), {"input": photo}
     if truth.task == "classification":

@@ -25,14 +25,6 @@ REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack t
     "your own network's file cannot be run, only its predictions are graded")
 
 
-def is_checkpoint(source):
-    """Whether a source is a network's file or a run's folder. One student's part of a bulk download is neither."""
-    if not isinstance(source, str):
-        return False
-    file = os.path.join(source, "best.pt") if os.path.isdir(source) else source
-    return file.lower().endswith(".pt") and os.path.isfile(file) and not os.path.islink(file)
-
-
 def say_why(error, source=""):
     """An error in one sentence for a student, without this computer's paths and without Python's words."""
     if is_out_of_memory(error):  # this ends the whole submission

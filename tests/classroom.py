@@ -37,6 +37,6 @@ def write(folder, files):
 def grade(task, truth, out, submissions, *flags):
     """Grade in this process; returns the rows of grades.csv by submission."""
     args = evaluate.get_args_parser().parse_args(
-        ["grade", task, "--truth", str(truth), "--out", str(out), "--device", "cpu", *flags, *map(str, submissions)])
+        ["grade", task, "--truth", str(truth), "--out", str(out), *flags, *map(str, submissions)])
     grading.grade(args)
     return {row["submission"]: row for row in utils.read_csv(out / "grades.csv")}

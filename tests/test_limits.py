@@ -16,7 +16,6 @@ from PIL import Image
 
 import utils
 from evaluation import grading, limits, scoring
-from models import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,36 +37,6 @@ def test_limits_hold():
 def test_the_readme_names_every_limit():
     table = re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", (ROOT / "evaluation/README.md").read_text("utf-8"), re.M)
     assert {"limit", *limits.LIMITS} == set(table)
-
-
-def test_hostile_checkpoints_are_stopped(tmp_path, monkeypatch):
-    """What is described in a few bytes and takes hours or gigabytes."""
-    write(tmp_path / "truth", {f"{split}/{kind}/x.png": png(np.zeros((8, 8, 3), np.uint8))
-                               for split in ("train", "test") for kind in ("cat", "dog")})
-    nested = b"\x80\x02}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59 + b"h\x00K\x01u."  # takes years to hash
-    array = b"\x80\x02c__builtin__\nbytearray\nJ" + (2**31 - 1).to_bytes(4, "little") + b"\x85R."
-    for name, data in {"nested.pt": nested, "array.pt": array}.items():
-        with zipfile.ZipFile(tmp_path / name, "w") as archive:
-            archive.writestr("archive/data.pkl", data)
-            archive.writestr("archive/version", b"3\n")
-    network = {"name": "resnet18", "classes": 2, "width": 1024}  # 64 of which are usual
-    with torch.device("meta"):
-        weights = build_network(network).state_dict()
-    metadata = {"task": "classification", "network": network, "data": "x", "classes": ["cat", "dog"], "colors": [],
-             "ids": [], "mirror": False, "size": [32, 32], "seed": 0}
-    torch.save(metadata | {"weights": {key: torch.zeros((), dtype=value.dtype).expand(value.shape)
-                                    for key, value in weights.items()}}, tmp_path / "wide.pt")
-    narrow = network | {"width": 4}
-    torch.save(metadata | {"network": narrow, "size": [32768, 32768], "weights": build_network(narrow).state_dict()},
-               tmp_path / "large.pt")
-    monkeypatch.setitem(limits.LIMITS, "time", 3)
-    monkeypatch.setitem(limits.LIMITS, "time an image of a network", 1)
-    monkeypatch.setitem(limits.LIMITS, "memory", 1 << 30)
-    rows = grade("classification", tmp_path / "truth/test", tmp_path / "out", sorted(tmp_path.glob("*.pt")))
-    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "refused")
-    array = "memory" if torch.__version__ >= (2, 6) else ""  # before, torch itself refused it
-    assert {name: row["reason"] for name, row in rows.items()} == {
-        "nested.pt": "time", "array.pt": array, "wide.pt": "memory", "large.pt": "memory"}
 
 
 def jpeg(segment, count, image):
@@ -144,8 +113,8 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch):
     write(tmp_path, {path.name: b"name,label\ncat,cat\ndog,dog" for path in submissions})
     grade_all, grade_predictions = grading.grade_all, scoring.grade_predictions
 
-    def stop_after_two(truth, sources, *place):
-        yield from itertools.islice(grade_all(truth, sources, *place), 2)
+    def stop_after_two(truth, sources, out):
+        yield from itertools.islice(grade_all(truth, sources, out), 2)
         if any(sources.values()):  # not at the baselines
             raise KeyboardInterrupt
 
@@ -183,3 +152,24 @@ def test_a_process_that_dies_takes_only_its_own_submission(tmp_path, monkeypatch
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
     statuses = {name: row["status"] for name, row in rows.items()}
     assert statuses == {"a.csv": "ok", "z.csv": "ok", "deadly.csv": "refused"}
+
+
+def test_a_pipe_in_place_of_a_listed_file_costs_only_its_own_submission(tmp_path, monkeypatch):
+    """To open it waits for a writer, who never comes."""
+    write(tmp_path / "truth", {f"{kind}/{kind}.png": png(np.zeros((8, 8, 3), np.uint8)) for kind in ("cat", "dog")})
+    write(tmp_path, {f"{name}/labels.csv": b"name,label\ncat,cat\ndog,dog" for name in ("fine", "swapped")})
+    list_files = scoring.list_files
+
+    def swap(path, troubles):
+        files = list_files(path, troubles)
+        if path.endswith("swapped"):
+            os.remove(tmp_path / "swapped/labels.csv")
+            os.mkfifo(tmp_path / "swapped/labels.csv")
+        return files
+
+    monkeypatch.setattr(scoring, "list_files", swap)
+    monkeypatch.setitem(limits.LIMITS, "time", 2)
+    monkeypatch.setitem(limits.LIMITS, "time an image", 0)
+    rows = grade("classification", tmp_path / "truth", tmp_path / "out", [tmp_path / "fine", tmp_path / "swapped"])
+    assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
+        "fine": ("ok", ""), "swapped": ("refused", "time")}

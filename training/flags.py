@@ -78,6 +78,7 @@ def get_args_parser(task, description=None):
     run("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
     run("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     run("--dry-run", action="store_true", help="check data, memory and time without training")
+    run("--debug", action="store_true", help="show the traceback of an error")
     run("--log", choices=("tensorboard",), help="write the scores for TensorBoard, too, into the run's folder")
     if task == "segmentation":
         size("--tile", type=positive_int, nargs=2, metavar=("H", "W"), help="random crops of images at their own size")
@@ -87,7 +88,7 @@ def get_args_parser(task, description=None):
         network("--target", choices=("rgb", "lab"), help="paint the whole image, or its a and b alone")
     else:
         data("--channels", type=positive_int, metavar="N",
-             help="of the images, such as 4 for RGB and near infrared (default: 3, or as .npy files have)")
+             help="of the images, such as 4 for RGB and near infrared (default: 3)")
         start("--pretrained", action="store_true", help="ResNet, fcn32: start from torchvision's ImageNet weights")
     if task == "classification":
         run("--sweep", nargs="*", type=partial(swept, parser), metavar="FLAG=VALUES",
@@ -109,10 +110,9 @@ def add_training_flags(add):
 
 
 def add_place(add):
-    """The flags of every command that computes."""
+    """The flags of every command that runs a network."""
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: auto, the fastest")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def swept(parser, text):

@@ -408,7 +408,7 @@ class Reader:
                 target.writestr("a.png", mutate(self.masks[0][0], edits if how % 3 == 1 else []))
                 target.writestr("masks/b.png", self.masks[1][0])
             path = self.write(mutate(archive.getvalue(), edits if how % 3 == 2 else []), "submission.zip")
-        grade = scoring.grade_job(truth, ("x", str(path), self.out / "x.json", torch.device("cpu"), torch.float32))
+        grade = scoring.grade_job(truth, ("x", str(path), self.out / "x.json"))
         grade = grading.give_points(truth, grade)
         flags = argparse.Namespace(title=None, hide_truth=False)
         pages.feedback_page(flags, truth, {"nothing": grade}, path.name, grade)
