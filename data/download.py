@@ -32,18 +32,16 @@ def fetch_camvid(root: str, classes: Classes) -> None:
 VOC_NAMES = ("background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
              "person pottedplant sheep sofa train tvmonitor").split()
 VOC = Classes(dict(enumerate(VOC_NAMES)), dict(enumerate(palette(21))), {VOID})
-PETS = Classes({1: "pet", 2: "background"}, {1: (230, 120, 40), 2: (40, 70, 110)}, {3})
 # name -> the class, our splits' options, the masks' classes. VOC's test labels are secret: its val is our test split.
 TORCHVISION = {
     "voc": (datasets.VOCSegmentation, {"train": {"image_set": "train"}, "test": {"image_set": "val"}}, VOC),
-    "pets": (datasets.OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}}, PETS),
     "cifar10": (datasets.CIFAR10, {"train": {"train": True}, "test": {"train": False}}, None),
 }
 
 
-def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples], list[str], Classes | None]:
-    """(splits, classes of the labels, classes of the masks) of VOC, Pets or CIFAR-10, which torchvision downloads.
-    Raises InputError if files are missing."""
+def find_torchvision(name: str, root: str) -> tuple[dict[str, Samples], list[str], Classes | None]:
+    """(splits, classes of the labels, classes of the masks) of VOC or CIFAR-10, which torchvision downloads. Raises
+    InputError if files are missing."""
     make, parts, classes = TORCHVISION[name]
     try:
         if not os.path.isdir(root):
@@ -54,14 +52,10 @@ def find_torchvision(name: str, root: str, task: str) -> tuple[dict[str, Samples
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         raise InputError(f"{printable(root)}: {name} is incomplete or could not be fetched ({printable(str(error))}); "
                          "delete the folder to download it again") from error
-    splits, labelled = {}, task == "classification"
-    for split, dataset in found.items():
-        if name == "cifar10":
-            names = [f"{split}_{i:05d}" for i in range(len(dataset))]
-            splits[split] = Samples(names, dataset.data, dataset.targets)
-        else:  # messages name the files; for Pets only private attributes do
-            images, masks = (dataset.images, dataset.masks) if name == "voc" else (dataset._images, dataset._segs)
-            names = [os.path.splitext(os.path.basename(path))[0] for path in images]
-            targets = dataset._labels if labelled else list(map(str, masks))
-            splits[split] = Samples(names, list(map(str, images)), targets)
-    return splits, found["train"].classes if labelled else [], classes
+    if name == "cifar10":
+        names = {split: [f"{split}_{i:05d}" for i in range(len(each))] for split, each in found.items()}
+        return ({split: Samples(names[split], each.data, each.targets) for split, each in found.items()},
+                found["train"].classes, None)
+    names = {split: [os.path.splitext(os.path.basename(path))[0] for path in each.images]
+             for split, each in found.items()}
+    return {split: Samples(names[split], each.images, each.masks) for split, each in found.items()}, [], classes

@@ -10,7 +10,7 @@ from hashlib import sha256
 import numpy as np
 
 from data import InputError
-from data.images import first_few, list_images, locate, nfc, printable, read_header, stop
+from data.images import first_few, list_images, nfc, printable, read_header, stop
 from data.masks import read_classes
 from data.samples import DataSet, Samples
 
@@ -173,37 +173,32 @@ def find_classification(data: DataSet) -> dict[str, Samples]:
 
 def hold_out(data: DataSet, present: np.ndarray) -> None:
     """Hold missing val and test splits out of train: a tenth each, with every class if there are enough images. The
-    pages of one file, and links to it, stay together. The choice follows from a hash of (seed, name). present: bool
-    (N, K), which class is in which mask of train."""
-    train, missing, files, groups = data.splits["train"], data.missing, defaultdict(list), defaultdict(list)
-    for i, image in enumerate(train.images):
-        files[os.path.realpath(locate(image)[0]) if isinstance(image, str) else i].append(i)
-    files = sorted(files.values(), key=lambda pages: sha256(repr((data.seed, train.names[pages[0]])).encode()).digest())
-    has = np.stack([present[pages].any(0) for pages in files])
-    for file, pages in enumerate(files):
-        groups[train.targets[pages[0]] if data.task == "classification" else None].append(file)
+    choice follows from a hash of (seed, name). present: bool (N, K), which class is in which mask of train."""
+    train, missing, groups = data.splits["train"], data.missing, defaultdict(list)
+    for i in sorted(range(len(train)), key=lambda i: sha256(repr((data.seed, train.names[i])).encode()).digest()):
+        groups[train.targets[i] if data.task == "classification" else None].append(i)
     chosen = {split: [] for split in ("train", *missing)}
     for group in groups.values():
         count = max(1, round(len(group) / 10))
         if len(group) <= count * len(missing):
             raise InputError(f"{printable(data.root)}: {len(group)} image(s), such as "
-                             f"{printable(train.names[files[group[0]][0]])}, are too few to hold "
+                             f"{printable(train.names[group[0]])}, are too few to hold "
                              f"{' and '.join(missing)} out of; add images, or folders for them")
         for split in missing:
-            chosen[split] += choose(group, count, has)
+            chosen[split] += choose(group, count, present)
         chosen["train"] += group
-    data.splits |= {split: train.take(sorted(i for file in chosen[split] for i in files[file])) for split in chosen}
+    data.splits |= {split: train.take(sorted(chosen[split])) for split in chosen}
     data.notes += [f"no {split} split: {len(data.splits[split])} of {len(train)} images held out of train, seed "
                    f"{data.seed}" for split in missing]
 
 
 def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
-    """Remove `count` files from a group and return them. First one file of each class is taken, the rarest class first,
-    if another file of the group has this class and less than a quarter is taken. Then the first files of the group are
-    taken. has: bool (files, K)."""
-    chosen, most, files = [], max(count, len(group) // 4), has[group].sum(0)
-    for k in np.argsort(files, kind="stable")[np.count_nonzero(files == 0):]:
-        having = [file for file in group if has[file, k]]
+    """Remove `count` samples from a group and return them. First one of each class is taken, the rarest class first, if
+    another one of the group has this class and less than a quarter is taken. Then the first ones of the group are
+    taken. has: bool (N, K), which class is in which sample."""
+    chosen, most, frequency = [], max(count, len(group) // 4), has[group].sum(0)
+    for k in np.argsort(frequency, kind="stable")[np.count_nonzero(frequency == 0):]:
+        having = [i for i in group if has[i, k]]
         if len(having) > 1 and len(chosen) < most and not has[chosen, k].any():
             chosen.append(having[0])
             group.remove(having[0])

@@ -15,7 +15,7 @@ from data import InputError, printable
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # our own messages say what is wrong
 
-NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv", "labelmap.txt")  # files that are no images
+NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv")  # files that are no images
 SAMPLES_PER_PIXEL, ORIENTATION = 277, 274  # tags of TIFF and EXIF
 
 
@@ -35,21 +35,6 @@ def stop(message: str):
     raise InputError(message)
 
 
-def pages(path) -> list[str]:
-    """The paths of a file's images: the file's own path and, for a TIFF or GIF of several images, path#2 and so on."""
-    count = 1
-    if path.lower().endswith((".tif", ".tiff", ".gif")):
-        with contextlib.suppress(InputError), open_image(path) as image:  # who reads a damaged file reports it
-            count = image.n_frames
-    return [path, *(f"{path}#{number}" for number in range(2, count + 1))]
-
-
-def locate(path) -> tuple[str, int]:
-    """(file, page number from 0) of a path that `pages` returned."""
-    file, _, page = os.fspath(path).rpartition("#")
-    return (file, int(page) - 1) if page.isdecimal() and not os.path.isfile(path) else (os.fspath(path), 0)
-
-
 def is_image(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
     return suffix == ".npy" or Image.registered_extensions().get(suffix) in Image.OPEN
@@ -57,10 +42,9 @@ def is_image(name: str) -> bool:
 
 def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, str]:
     """All images in a folder and its sub-folders, sorted, as {name: path}. The name is the path relative to the folder,
-    without the suffix if it stays unique; name#2 is a file's second page. Hidden files and the sub-folders in `skip`
-    are left out. Other files are left out with a line in `notes`. Links are followed within the folder. `on_error`
-    takes the message of each mistake."""
-    top, images, left_out, found = os.path.realpath(folder) + os.sep, [], [], {}
+    without the suffix if it stays unique. Hidden files and the sub-folders in `skip` are left out. Other files are left
+    out with a line in `notes`. Links are followed within the folder. `on_error` takes the message of each mistake."""
+    top, images, left_out = os.path.realpath(folder) + os.sep, [], []
 
     def leads_away(path: str) -> bool:
         """Whether a path is a link that leads out of the folder, or in a circle."""
@@ -86,11 +70,8 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
                      f"{first_few(sorted(left_out))}")
     images = sorted((name.replace(os.sep, "/") for name in images), key=lambda name: name.split("/"))
     stems = Counter(os.path.splitext(name)[0] for name in images)
-    for name in images:
-        stem, paged = os.path.splitext(name)[0], pages(os.path.join(folder, name))
-        stem = stem if stems[stem] == 1 else name
-        found |= {f"{stem}#{i}" if len(paged) > 1 else stem: path for i, path in enumerate(paged, 1)}
-    return found
+    names = (stem if stems[stem := os.path.splitext(name)[0]] == 1 else name for name in images)
+    return dict(zip(names, (os.path.join(folder, name) for name in images)))
 
 
 @contextlib.contextmanager
@@ -98,17 +79,17 @@ def open_image(path):
     """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W), or bytes (H, W, C)
     with up to 4 channels. Raises InputError that names the file if anything is wrong with it: here, or when the
     context's body decodes it."""
-    file, page = locate(path)
+    file = os.fspath(path)
     if not os.path.isfile(file):  # a pipe or device would block for ever
         raise InputError(f"{printable(path)}: no such file; check the name")
     try:
         with warnings.catch_warnings():  # up to twice its limit of pixels Pillow only warns
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = read_array(file) if file.lower().endswith(".npy") else Image.open(file)
-            if page:
-                image.seek(page)
             image.filename = file  # an image from a .npy has no filename
         with image:
+            if image.format in ("TIFF", "GIF") and image.n_frames > 1:
+                raise InputError(f"{printable(path)}: it holds {image.n_frames} images; save each in its own file")
             if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
                 raise ValueError("no pixels, or EPS")
             samples, read = getattr(image, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
@@ -163,17 +144,14 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
     if channels not in (3, count):
         raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
                          "them equal")
-    values, image = deep_values(image, channels), ImageOps.exif_transpose(image)
-    if values is not None:
-        values = np.nan_to_num(values, posinf=0, neginf=0)
+    image = ImageOps.exif_transpose(image)
+    if is_deep(image):
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         if not levels:
-            top = 65535 if image.mode.startswith(("I;16", "RGB")) else values.max()
+            top = 65535 if image.mode.startswith("I;16") else values.max()
             levels = 0, next((limit for limit in (1 if image.mode == "F" else 255, 255, 65535) if top <= limit), top)
         values = ((values - levels[0]) * (255 / (levels[1] - levels[0]))).clip(0, 255)
-        alpha = image.getchannel("A") if image.mode == "RGBA" and channels == 3 else None
         image = Image.fromarray((values + 0.5).astype(np.uint8))
-        if alpha:
-            image.putalpha(alpha)
     if channels != 3:
         return image
     if image.has_transparency_data:
@@ -182,36 +160,25 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
     return image.convert("RGB")
 
 
-def deep_values(image, channels=3) -> np.ndarray | None:
-    """The values of an open image of more than 8 bits, float64 (H, W) or (H, W, channels), upright; None for others.
-    Pillow keeps only the upper byte of 16-bit colours. The lower byte comes from a second read with swapped bytes."""
-    if image.mode[0] in "IF":
-        return np.asarray(ImageOps.exif_transpose(image), np.float64)
-    layout = re.search("RGB[AX]?;16[BLN]", str(getattr(image, "tile", "")))  # the decoder's raw mode
-    if not layout:
-        return None
-    other = layout[0][:-1] + ("L" if layout[0][-1] == "B" else "B")
-    with Image.open(image.filename) as swapped:
-        swapped.seek(image.tell())
-        swapped.tile = [tile._replace(args=other if isinstance(tile.args, str) else tuple(
-            other if part == layout[0] else part for part in tile.args)) for tile in swapped.tile]
-        high, low = (np.asarray(ImageOps.exif_transpose(each), np.float64)[..., :channels] for each in (image, swapped))
-    return 256 * high + low
+def is_deep(image) -> bool:
+    """Whether an open image is grey with more than 8 bits."""
+    return image.mode[0] in "IF"
 
 
 def loses_bits(image) -> bool:
-    """Whether an open file has more than 8 bits a value, and neither Pillow nor `deep_values` reads the lower ones."""
+    """Whether an open file has colours of more than 8 bits, of which Pillow reads the upper 8."""
     tiles = str(getattr(image, "tile", ""))  # the decoders' arguments
-    return bool(re.search(r"(LA|CMYK);16|SGI16|'RGB', \d{4}", tiles))
+    return bool(re.search(r"(RGB[AX]?|LA|CMYK);16|SGI16|'RGB', \d{4}", tiles))
 
 
-def common_levels(paths: list[str], channels=3) -> tuple[float, float] | None:
+def common_levels(paths: list[str]) -> tuple[float, float] | None:
     """The range of the values of images of more than 8 bits, from about 200 of them; None if there are none. 0.1% of
     the pixels may lie below it, and 0.1% above: a few odd pixels change nothing."""
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
         with contextlib.suppress(InputError), open_image(path) as image:  # errors are reported at decoding
-            if (sample := deep_values(image, channels)) is not None:
+            if is_deep(image):
+                sample = np.asarray(image, np.float64)
                 values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
     values = np.concatenate(values)
     low, high = np.percentile(values, (0.1, 99.9)).tolist() if values.size else (0, 0)

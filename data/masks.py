@@ -44,20 +44,16 @@ def scored_classes(classes: Classes) -> tuple[list[str], list[tuple[int, int, in
 
 
 def read_classes(folder) -> Classes | None:
-    """Read the classes.csv (id, name, r, g, b; colours are optional) or CVAT's labelmap.txt in a folder or its parent;
-    None if there is none. Raises InputError that names the file and the row."""
+    """Read the classes.csv (id, name, r, g, b; colours are optional) in a folder or its parent; None if there is none.
+    Raises InputError that names the file and the row."""
     folder = os.path.abspath(folder)
-    paths = [os.path.join(place, name) for place in (folder, os.path.dirname(folder))
-             for name in ("classes.csv", "labelmap.txt")]
+    paths = [os.path.join(place, "classes.csv") for place in (folder, os.path.dirname(folder))]
     if not (path := next(filter(os.path.isfile, paths), None)):
         return None
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = file.read(1 << 20).splitlines()
-        if path.endswith(".txt"):  # lines of name:r,g,b:parts:actions
-            labels = [line.split(":") for line in lines if line and line[0] != "#"]
-            lines = ["id,name,r,g,b", *(f'{id},"{label[0]}",{label[1]}' for id, label in enumerate(labels))]
-        return parse_classes([[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)])
+            rows = csv.reader(file.read(1 << 20).splitlines())
+            return parse_classes([[cell.strip() for cell in row] for row in rows if any(row)])
     except (OSError, ValueError, IndexError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise InputError(f"{printable(path)}: {printable(str(error))}; it should look like {CSV_EXAMPLE}") from error
 
@@ -109,11 +105,6 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
         raise InputError(f"{worst}: value {odd} is not a class id (in all masks: {first_few(map(str, values))}); "
                          f"save masks as PNG (never JPEG), or say what the values mean by {CSV_EXAMPLE}")
     note = f"masks: ids 0 to {ids[-1]}{', 255 void' if VOID in values else ''}, named by their numbers (no classes.csv)"
-    rows = presence[presence[:, :VOID].any(1), :VOID]
-    last = [row.nonzero()[0][-1] for row in rows]
-    if len(set(last)) > 4 and all(row[1:end].all() for row, end in zip(rows, last)):
-        note += (": in each mask without a gap, as if single objects were numbered; to learn what they are, give their "
-                 f"ids one name in {CSV_EXAMPLE}")
     return Classes({id: f"class {id}" for id in range(ids[-1] + 1)}, {}, {VOID} & set(values)), note
 
 

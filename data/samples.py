@@ -5,14 +5,14 @@ import numpy as np
 from PIL import Image
 
 from data import InputError, light, scenes, street
-from data.images import locate, loses_bits, open_image, printable, read_header, resize, to_8_bits
+from data.images import loses_bits, open_image, printable, read_header, resize, to_8_bits
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
 NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, from which the network learns grey",
     "turned": "images are turned as their EXIF data say, but masks are not; remove the EXIF data if that is wrong",
     "see-through": "images with varying transparency are put on white; if it is none, give --channels 4 (grey: 2)",
-    "upper bits": "images lose all but the upper 8 bits of their values; save them as 16-bit RGB PNG",
+    "upper bits": "images lose all but the upper 8 bits of their values; scale them to 8 bits first if these are few",
 }
 
 
@@ -84,7 +84,7 @@ class Samples:
     @property
     def files(self) -> list[str]:
         """All the files that the samples are read from."""
-        return [locate(path)[0] for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
+        return [path for path in (*self.images, *(self.targets or ())) if isinstance(path, str)]
 
     def decode(self, i: int, data: DataSet) -> tuple:
         """(image uint8 (C, H, W), target, facts) of sample i, at the training size. Raises InputError. The target is a

@@ -19,7 +19,6 @@ NAMED = {
     "scenes": (("segmentation", "classification", "colorization"), scenes.SIZE),
     "camvid": (("segmentation", "colorization"), (360, 480)),
     "voc": (("segmentation", "colorization"), (256, 256)),
-    "pets": (("segmentation", "classification", "colorization"), (224, 224)),
     "cifar10": (("classification", "colorization"), (32, 32)),
 }
 SCENE_CLASSES = Classes(dict(enumerate(scenes.CLASSES)), dict(enumerate((*scenes.COLORS, (0, 0, 0)))), {11})  # CamVid's
@@ -111,4 +110,4 @@ def find_named(data: DataSet) -> None:
         find_folder(data)
         data.masks = data.masks or SCENE_CLASSES
     else:
-        data.splits, data.classes, data.masks = download.find_torchvision(data.name, data.root, data.task)
+        data.splits, data.classes, data.masks = download.find_torchvision(data.name, data.root)

@@ -87,11 +87,10 @@ class Street:
 
     def project(self, points):
         """[(x, y, z)] in metres -> [(column, row)] on the canvas."""
-        flat = []
+        flat, left, across, eye_x, bend = [], self.left, self.across, self.eye_x, self.bend
         for x, y, z in points:
             z = z if z > NEAR else NEAR  # max takes thrice the time
-            flat.append((self.left + self.across * ((x - self.eye_x) / z + self.bend * z),
-                         self.top + self.down * (self.eye_y - y) / z))
+            flat.append((left + across * ((x - eye_x) / z + bend * z), self.top + self.down * (self.eye_y - y) / z))
         return flat
 
     def polygon(self, points, rgb, label, material=MATT, shade=1.0, cell=PLAIN, side=False, thickness=0.0):
@@ -119,7 +118,7 @@ class Street:
         field = crowns()[cone][self.rng.integers(8)]
         if right > 0 and left < self.width and z > NEAR:
             size = math.ceil(right - left), math.ceil(bottom - top)
-            leaves = field.resize(size, Image.Resampling.BILINEAR).point([0] * 128 + [255] * 128, "1")
+            leaves = Image.fromarray(np.asarray(field.resize(size, Image.Resampling.BILINEAR)) > 127)
             number = self.surface(rgb, TREE, LEAF, (x, y, z), (radius_x, radius_y))
             self.canvas.paste(number, (round(left), round(top)), leaves)
 
