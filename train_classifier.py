@@ -60,7 +60,7 @@ def train(args):
     weights = class_weights(counts, args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs():
-        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures the full size
+        small = epoch < args.small * args.epochs
         size = shrink(data.size, multiple=8) if small else data.size
         for images, labels, draws in run.batches(data.splits["train"]):
             images, _ = augment(images, None, draws, size, **args.augment)

@@ -10,11 +10,13 @@ from training.flags import get_args_parser, parse
 if __name__ == "__main__":
     args = parse(get_args_parser("segmentation", __doc__))  # --help and mistakes need not wait for torch
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.augment import augment, crop_train
+from data.augment import augment
 from data.masks import VOID
 from evaluation import print_scores
 from evaluation.segmentation import draw_segmentation, score_segmentation
@@ -71,9 +73,10 @@ def pixels_by_class(masks, classes):
 def main(args):
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
-    tiles = crop_train(data, args.tile)
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
-    largest = tiles.get("tile", data.size)
+    largest = [min(sides) for sides in zip(args.tile or data.size, data.size)]  # whole images, or random crops
+    window = [side / whole for side, whole in zip(largest, data.size)]
+    train.crops = math.prod(-(-whole // side) for side, whole in zip(largest, data.size))  # as many as cover an image
 
     # 2. Network
     outputs = "out_channels" if args.model == "unet" else "classes"
@@ -84,12 +87,13 @@ def main(args):
 
     # 3. Training: val chooses the best weights
     weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
-    run = Run(args, device, dtype, network, data, model, foreground=args.foreground, **tiles)
+    run = Run(args, device, dtype, network, data, model, foreground=args.foreground,
+              **({"tile": largest} if args.tile else {}))
     for epoch in run.epochs():
-        small = epoch < args.small * args.epochs and not args.dry_run  # a dry run measures the full size
+        small = epoch < args.small * args.epochs
         size = shrink(largest) if small else largest
         for images, masks, draws in run.batches(train):
-            images, masks = augment(images, masks, draws, size, **args.augment)
+            images, masks = augment(images, masks, draws, size, window, **args.augment)
             with autocast(device, dtype):
                 logits = run.model(images)
             run.step(segmentation_loss(logits, masks, weights, args.dice))

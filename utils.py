@@ -1,6 +1,5 @@
 """Functions that all scripts share: batches of a data set, scores, plots, files."""
 import csv
-import dataclasses
 import io
 import itertools
 import json
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data.augment import DRAWS, Crops
+from data.augment import DRAWS
 from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
 
@@ -30,11 +29,11 @@ def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     else:
         order = np.random.default_rng((seed, epoch, 0)).permutation(count)
         draws = np.random.default_rng((seed, epoch, 1)).random((count, DRAWS), np.float32)
-        split = dataclasses.replace(split, places=draws[:, 5]) if isinstance(split, Crops) else split
     stop = count if epoch is None else count // batch_size * batch_size
     chunks = [np.sort(order[i : i + batch_size]) for i in range(start * batch_size, stop, batch_size)]
     early = device.type != "mps"  # on mps a non-blocking copy may be damaged
-    for indices, arrays in zip(chunks, load(split, chunks, device, workers)):
+    images = [chunk % len(split.names) for chunk in chunks]
+    for indices, arrays in zip(chunks, load(split, images, device, workers)):
         yield for_each(lambda array: array.to(device, non_blocking=early), [*arrays, torch.from_numpy(draws[indices])])
 
 

@@ -1,63 +1,28 @@
-"""Random changes to a whole batch at once, on the batch's device, and random crops while images are read.
+"""Random changes to a whole batch at once, on the batch's device.
 
 Each sample has its own row of DRAWS uniform numbers, which utils.batches makes from seed, epoch and index. So the
 changes to an image do not depend on the batch it is in."""
 import math
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.cache import Split
 from data.masks import VOID
 
-DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 shift, 5 crops, 6 to 9 recolour
+DRAWS = 10  # uniform numbers of a sample: 0 mirrors, 1 turns, 2 zooms, 3 and 4 shift, 6 to 9 recolour
 
 
-@dataclass
-class Crops(Split):
-    """A training split whose samples are random crops of size `tile`, which are cut out as the images are read. An
-    image gives as many crops as tiles are needed to cover it. `places` (N,) in [0, 1) says where the crops lie."""
-    on_gpu: tuple = ()  # crops are never kept on the GPU
-    tile: tuple[int, int] = (0, 0)
-    places: np.ndarray | None = None
-
-    @property
-    def per_image(self):
-        return math.prod(-(-side // tile) for side, tile in zip(self.images.shape[2:], self.tile))
-
-    def __len__(self):
-        return len(self.names) * self.per_image
-
-    def read(self, indices):
-        height, width = self.tile
-        rows, columns = (side - tile + 1 for side, tile in zip(self.images.shape[2:], self.tile))
-        corners = (self.places[indices].astype(float) * (rows * columns)).astype(int)  # one number for both sides
-        crops = [(i, ..., slice(top, top + height), slice(left, left + width))
-                 for i, top, left in zip(indices // self.per_image, *divmod(corners, columns))]
-        return tuple(np.stack([array[crop] for crop in crops]) for array in (self.images, self.targets))
-
-
-def crop_train(data, tile):
-    """Make the train split give random crops. Returns the entry for checkpoints; empty if there is no tile."""
-    if not tile:
-        return {}
-    tile = [min(pair) for pair in zip(tile, data.size)]
-    data.splits["train"] = Crops(**vars(data.splits["train"]) | {"on_gpu": (), "tile": tile})
-    return {"tile": tile}
-
-
-def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0, color=0.0):
-    """Mirror, turn, zoom, shift and recolour each image, and its mask with it. images (B, C, H, W) uint8, masks
+def augment(images, masks, draws, size=None, window=(1.0, 1.0), flip=0.0, rotate=0.0, scale=(1.0, 1.0), shift=0.0,
+            color=0.0):
+    """Crop, mirror, turn, zoom, shift and recolour each image, and its mask with it. images (B, C, H, W) uint8, masks
     (B, H, W) uint8 or None, draws (B, DRAWS) float in [0, 1) -> images (B, C, *size) float in [0, 1], masks (B, *size)
-    int64, VOID outside of the image. `flip` is a probability, `rotate` the largest angle in degrees, `scale` the range
-    of magnifications, `shift` the largest translation as a share of each side, `color` the largest change of
-    brightness, contrast, saturation and tint."""
+    int64, VOID outside of the image. `window` is the share of height and width that a random crop shows, `flip` a
+    probability, `rotate` the largest angle in degrees, `scale` the range of magnifications, `shift` the largest
+    translation as a share of each side, `color` the largest change of brightness, contrast, saturation and tint."""
     images = images.float().div_(255)
     size = tuple(size or images.shape[-2:])
     if flip or rotate or shift or scale != (1.0, 1.0) or size != images.shape[-2:]:
-        grid = sampling_grid(images.shape[:2] + size, draws, flip, rotate, scale, shift)
+        grid = sampling_grid(images.shape[:2] + size, draws, window, flip, rotate, scale, shift)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         if masks is not None:
             masks = F.grid_sample((masks.float() - VOID)[:, None], grid, mode="nearest", align_corners=False)
@@ -67,21 +32,21 @@ def augment(images, masks, draws, size=None, flip=0.0, rotate=0.0, scale=(1.0, 1
     return images, None if masks is None else masks.long()
 
 
-def sampling_grid(shape, draws, flip, rotate, scale, shift):
+def sampling_grid(shape, draws, window, flip, rotate, scale, shift):
     """The place in the input of each pixel of an output of `shape` (B, C, H, W): (B, H, W, 2) for grid_sample."""
-    height, width = shape[2:]
+    (height, width), (down, across) = shape[2:], window
     signed = 2 * draws - 1
     mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
     angle = torch.deg2rad(signed[:, 1] * rotate)
     low, high = map(math.log, scale)
     zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    # A zoomed image can be shifted further. Shifts are whole pixels: an image that is only shifted stays sharp.
-    room = (1 - zoom).clamp(min=0) + 2 * shift
-    dx = (signed[:, 3] * room * width / 2).round() * 2 / width
-    dy = (signed[:, 4] * room * height / 2).round() * 2 / height
+    # A crop or a zoomed image can be shifted further. An image that is only shifted stays sharp: by whole pixels.
+    dx, dy = ((signed[:, i] * ((1 - zoom * share).clamp(min=0) + 2 * shift) * side / 2).round() * 2 / side
+              for i, side, share in ((3, width / across, across), (4, height / down, down)))
     aspect = height / width
-    theta = torch.stack([cos * mirror, -sin * aspect, dx, sin * mirror / aspect, cos, dy], 1).view(-1, 2, 3)
+    theta = torch.stack([cos * mirror * across, -sin * aspect * across, dx,
+                         sin * mirror / aspect * down, cos * down, dy], 1).view(-1, 2, 3)
     if theta.is_cuda:
         theta = theta.double()  # in TF32 the grid would be wrong by up to a quarter of a pixel
     return F.affine_grid(theta, shape, align_corners=False).float()

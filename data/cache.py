@@ -52,9 +52,10 @@ class Split:
     targets: np.ndarray | None
     names: list[str]
     on_gpu: list | None = None  # utils.keep_on_gpu's
+    crops: int = 1  # how often an image comes in an epoch of training
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.names) * self.crops
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The images and targets of these samples."""
@@ -216,7 +217,7 @@ def settle(data: DataSet) -> None:
     """Find out what only the files' content says: the levels of deep images, the classes if there is no classes.csv,
     and the samples to hold out. `decode_into` reports files that cannot be read."""
     images = [image for samples in data.splits.values() for image in samples.images if isinstance(image, str)]
-    if not data.levels and (levels := common_levels(images, data.channels)):
+    if not data.levels and (levels := common_levels(images)):
         data.levels = levels
         data.notes.append("images of more than 8 bits: values from {:g} to {:g} become 0 to 255".format(*levels))
     data.held_out, columns = bool(data.missing), range(VOID)

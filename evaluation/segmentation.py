@@ -1,6 +1,4 @@
 """Segmentation: score and draw a network on a split; predict the mask of any image."""
-import math
-
 import numpy as np
 import torch
 from PIL import Image
@@ -9,7 +7,7 @@ import utils
 from evaluation import as_batch, enlarge
 
 BY_CLASS = "iou", "dice", "precision", "recall"
-TILE_PIXELS = 2**18  # pixels that go through the network together
+MARGIN = 96  # rows, about as far as a U-Net sees
 
 
 @torch.inference_mode()
@@ -21,7 +19,7 @@ def predicted_masks(predictor, split):
 
 
 def predicted_classes(predictor, images):
-    """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8. With "tile": tile by tile."""
+    """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8. With "tile": strip by strip."""
     if not predictor.metadata.get("tile"):
         return predictor(images.float() / 255).argmax(1).byte()
     images = (Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
@@ -67,51 +65,29 @@ def draw_segmentation(predictors, split, scores, path, columns=4):
 
 
 @torch.inference_mode()
-def predict_segmentation(predictor, image, probabilities=None):
-    """A Pillow image of any size -> class ids (H, W) uint8 at its own size. `probabilities`, an array (K, H, W), is
-    filled. Scores, not ids, are enlarged, so that outlines are smooth."""
+def predict_segmentation(predictor, image):
+    """A Pillow image of any size -> class ids (H, W) uint8 at its own size. Scores, not ids, are enlarged, so that
+    outlines are smooth."""
     mask = np.empty((image.height, image.width), np.uint8)
     if predictor.metadata.get("tile"):
-        bands = tiled_scores(predictor, image)
+        bands = scores_at_own_size(predictor, image)
     else:
         small = as_batch(image, predictor.metadata["size"], predictor.device)
         bands = enlarge(predictor(small)[0].float(), mask.shape)
     for rows, scores in bands:
         mask[rows] = scores.argmax(0).byte().cpu().numpy()
-        if probabilities is not None:
-            probabilities[:, rows] = scores.softmax(0).cpu().numpy()
     return mask
 
 
-def starts(length, tile):
-    """The starts of tiles along one side: evenly spaced, neighbours overlap by a quarter of a tile or more."""
-    common = tile // 4
-    count = max(math.ceil((length - common) / (tile - common)), 1)
-    return np.linspace(0, length - tile, count).round().astype(int).tolist()
-
-
-def tiled_scores(predictor, image):
-    """A Pillow image -> yields a slice of rows and the logarithms of their class probabilities (K, rows, W) float.
-    Tiles overlap, and their probabilities are blended. Memory holds one row of tiles, whatever the image's height."""
-    height, width = (min(pair) for pair in zip(predictor.metadata["tile"], (image.height, image.width)))
-    tops, lefts = starts(image.height, height), starts(image.width, width)
-    rows, columns = (torch.arange(1, side + 1, device=predictor.device) for side in (height, width))
-    # The weight falls towards a tile's edges, where the network sees only a part of the surroundings.
-    down, along = (torch.minimum(up, up.flip(0)).clamp(max=len(up) // 4 + 1).float() for up in (rows, columns))
-    weight = down[:, None] * along
-    together, sums = max(TILE_PIXELS // (height * width), 1), None
-    for top, following in zip(tops, [*tops[1:], image.height]):
-        band = torch.from_numpy(np.dstack(image.crop((0, top, image.width, top + height)).split())).to(predictor.device)
-        for i in range(0, len(lefts), together):
-            some = lefts[i : i + together]
-            tiles = torch.stack([band[:, left : left + width] for left in some]).permute(0, 3, 1, 2)
-            for left, scores in zip(some, predictor(tiles.float() / 255).float()):
-                if sums is None:
-                    sums = scores.new_zeros(len(scores), height, image.width)
-                sums[:, :, left : left + width] += weight * scores.softmax(0)
-        whole = sums[:, : following - top]  # no later tile changes these rows
-        yield slice(top, following), (whole / whole.sum(0)).clamp(min=1e-30).log()
-        sums = torch.cat([sums[:, following - top :], torch.zeros_like(whole)], 1)
+def scores_at_own_size(predictor, image):
+    """A Pillow image -> yields a slice of rows and their scores (K, rows, W) float, for a network trained on crops. It
+    sees strips with MARGIN more rows on both sides, so memory does not grow with the image's height."""
+    step = MARGIN * max(2**20 // image.width // MARGIN, 1)  # a multiple of the networks' strides
+    for top in range(0, image.height, step):
+        first, rows = max(top - MARGIN, 0), slice(top, min(top + step, image.height))
+        strip = image.crop((0, first, image.width, min(rows.stop + MARGIN, image.height)))
+        scores = predictor(as_batch(strip, (strip.height, strip.width), predictor.device))[0].float()
+        yield rows, scores[:, top - first : rows.stop - first]
 
 
 def with_palette(mask, colors, ids):

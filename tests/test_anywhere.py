@@ -129,10 +129,8 @@ def test_signals_save(run, here, words, monkeypatch, number, ignored, code):
     assert load_checkpoint("run/last.pt")["step_in_epoch"] == (0 if ignored else 1)
 
 
-@pytest.mark.parametrize("call", ["time.sleep(60)", "lock.acquire()",
-                                  "torch.linalg.svd(torch.rand(4000, 4000))"])
+@pytest.mark.parametrize("call", ["time.sleep(60)", "lock.acquire()"])
 def test_a_second_interrupt_ends_a_step_that_hangs(here, words, call):
-    """In Python, and in C code, during which no handler runs."""
     (here / "hang.py").write_text(f"""import runpy, sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
 import torch

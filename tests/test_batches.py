@@ -37,3 +37,11 @@ def test_in_memory_as_on_disk_and_from_any_step(split, tmp_path, monkeypatch):
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2, start=3), expected[3:])
     split.on_gpu = [torch.from_numpy(array) for array in (split.images, split.targets)]  # as keep_on_gpu leaves it
     assert_same(utils.batches(split, 5, CPU, seed=3, epoch=2), expected)
+
+
+def test_several_crops_of_each_image_in_an_epoch(split):
+    split.crops = 3
+    seen = [int(i) for _, indices, _ in utils.batches(split, 23, CPU, epoch=0) for i in indices]
+    assert sorted(seen) == sorted(3 * list(range(23)))
+    draws = torch.cat([draws for *_, draws in utils.batches(split, 23, CPU, epoch=0)])
+    assert len(draws.unique(dim=0)) == 69

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import models
 import train_classifier
 import train_colorization
 import train_segmentation
@@ -22,9 +21,9 @@ import utils
 from data import InputError
 from data.cache import Split
 from data.sources import DataSet
+from models.classifier import ResNet
 from models.normalize import memory_format
 from training import machine
-from training.checkpoint import load_checkpoint
 from training.flags import get_args_parser
 from training.run import Run
 
@@ -99,51 +98,17 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     assert steps == [0, 1, 2] and copies.seen == []
 
 
-def test_a_batch_is_cut_so_that_it_fits(monkeypatch):
-    """A network of 1000 bytes, and 100 more an image; a fifth of what is free, and three times 64, stay free."""
-    peaks = iter((1200, 1400) * 3)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5240, 9999))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
-    data = DataSet("zeros", "segmentation", (8, 8), [], [], [], {})
-    model = torch.nn.Conv2d(3, 4, 1)
-    cpu, parts = torch.device("cpu"), training.run.parts_that_fit
-    assert [parts(model, data, (8, 8), batch, cpu, torch.float32) for batch in (30, 31, 64)] == [1, 31, 4]
+def test_cudnn_searches_in_training_alone(run, kinds, tmp_path, monkeypatch):
+    forward, seen = ResNet.forward, set()
 
+    def watched(self, x):
+        seen.add((self.training, torch.backends.cudnn.benchmark))
+        return forward(self, x)
 
-def test_parts_of_a_batch_make_one_step(run, kinds, tmp_path, monkeypatch):
-    """Without batch norm, their gradients add up to those of the whole batch. cuDNN searches in training alone."""
-    class Plain(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)
-
-        def forward(self, x):
-            assert torch.backends.cudnn.benchmark == self.training
-            batches.add(len(x))
-            return self.fc(self.conv(x).relu().mean((2, 3)))
-
-    weights, batches = [], set()
-    for module in (models, training.checkpoint):
-        monkeypatch.setattr(module, "build_network", lambda network: Plain())
-    monkeypatch.setattr(training.run, "count_gflops", lambda network, size: 0)
-    for parts in (1, 4):
-        init = Run.__init__
-
-        def cut(self, *args, **metadata):
-            init(self, *args, **metadata)
-            self.parts = parts
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, "__init__", cut)
-            code, _, err = run("train_classifier.py", "--data", kinds, "--data-dir", tmp_path, "--epochs", 3,
-                               "--batch-size", 16, "--device", "cpu", "--precision", "fp32", "--out", tmp_path / "run")
-        assert code == 0, err
-        weights.append(load_checkpoint(tmp_path / "run/last.pt")["weights"])
-    assert batches >= {16, 4}
-    for key, expected in weights[0].items():
-        torch.testing.assert_close(weights[1][key], expected)
+    monkeypatch.setattr(ResNet, "forward", watched)
+    code, _, err = run("train_classifier.py", "--data", kinds, "--data-dir", tmp_path, "--epochs", 1, "--width", 4,
+                       "--device", "cpu", "--out", tmp_path / "run")
+    assert code == 0 and seen == {(True, True), (False, False)}, err
 
 
 @pytest.mark.parametrize("name, capability, dtype", [
@@ -192,14 +157,3 @@ def test_apples_gpu_only_on_request(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert machine.choose_device("auto").type == "cpu"
     assert memory_format(torch.device("mps")) == torch.contiguous_format
-
-
-def test_compile_without_a_compiler(run, kinds, tmp_path, monkeypatch):
-    def fail(*args, **options):
-        raise RuntimeError("no compiler\n" + 533 * "more\n")
-
-    monkeypatch.setattr(torch, "compile", fail)
-    code, _, err = run("train_classifier.py", "--data", kinds, "--data-dir", tmp_path, "--out", tmp_path / "run",
-                       "--width", 4, "--epochs", 1, "--device", "cpu", "--compile")
-    assert code == 0 and "--compile" in err and err.count("\n") == 1, err
-

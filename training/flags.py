@@ -19,7 +19,7 @@ TASKS = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resn
 # Settings that a resumed run may change, because they do not change what is trained. All others must stay. The data
 # may be in another folder: load_state compares the classes and the images' names.
 FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
-        "device", "compile", "sweep", "log"}
+        "device", "sweep"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,13 +73,11 @@ def get_args_parser(task, description=None):
     add_place(machine)
     machine("--workers", type=partial(number, int, 0), help="loader processes (default: up to 4 with CUDA, else 0)")
     machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
-    machine("--compile", action="store_true", help="torch.compile the network: slow to start, then faster on CUDA")
     run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")
     run("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
     run("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
-    run("--dry-run", action="store_true", help="check data, memory and time without training")
+    run("--dry-run", action="store_true", help="check the data, list all their problems, and train nothing")
     run("--debug", action="store_true", help="show the traceback of an error")
-    run("--log", choices=("tensorboard",), help="write the scores for TensorBoard, too, into the run's folder")
     if task == "segmentation":
         size("--tile", type=positive_int, nargs=2, metavar=("H", "W"), help="random crops of images at their own size")
         data("--foreground", action="store_true", help="all that is not 0 in a mask is one class")

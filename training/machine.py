@@ -1,5 +1,4 @@
 """The machine: the device, the number type, the memory."""
-import copy
 import math
 import os
 import platform
@@ -9,8 +8,6 @@ import sys
 import torch
 
 from data import InputError
-from training.checkpoint import autocast, one_line
-from utils import keep_on_gpu
 
 try:
     import resource
@@ -93,35 +90,3 @@ def peak_memory_mb(device):
     if resource is None:
         return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def parts_that_fit(model, data, size, batch_size, device, dtype):
-    """The number of parts that a batch is cut into to fit the GPU's memory, judged by trial steps of 2 and 4 images."""
-    for split in data.splits.values():
-        keep_on_gpu(split, device)  # first, as it takes memory
-    free, before, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device), {}
-    trial, channels = copy.deepcopy(model).train(), next(model.parameters()).shape[1]
-    for images in (2, 4):
-        torch.cuda.reset_peak_memory_stats(device)
-        with autocast(device, dtype):
-            output = trial(torch.zeros(images, channels, *size, device=device))
-        output.float().square().mean().backward()
-        used[images] = torch.cuda.max_memory_allocated(device) - before
-        trial.zero_grad()
-    states = 3 * sum(p.nbytes for p in model.parameters())  # two of the optimizer, and the running average
-    fitting = (0.8 * free - states - used[2]) / ((used[4] - used[2]) / 2) + 2  # a fifth is left to the loss and cuDNN
-    parts = next((n for n in range(1, batch_size) if batch_size % n == 0 and batch_size / n <= fitting), batch_size)
-    if parts > 1:
-        print(f"a batch of {batch_size} does not fit the GPU's memory: it is cut into {parts} parts, each with its own "
-              "batch norm")
-    return parts
-
-
-def can_compile(device):
-    """Whether torch.compile works here. It needs a C++ compiler on the CPU, and Triton on CUDA."""
-    try:
-        torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8, device=device, requires_grad=True)).backward()
-    except Exception as error:  # its parts raise many types
-        print(f"--compile does not work here ({one_line(error)}): training goes on without", file=sys.stderr)
-        return False
-    return True

@@ -2,7 +2,6 @@
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from data import InputError
 from models import count_gflops
 from models.normalize import memory_format
 from training.checkpoint import Predictor, claim_folder, load_predictor, load_state, save_checkpoint
-from training.machine import can_compile, describe_machine, parts_that_fit, peak_memory_mb
+from training.machine import describe_machine, peak_memory_mb
 from training.optimization import RunningAverage, make_optimizer, make_schedule
 from utils import STOPPING, batches, plot_curves, write_csv, write_json
 
@@ -43,25 +42,24 @@ class Run:
         self.metadata = describe_run(args, network, data) | metadata
         self.batch_size = min(args.batch_size, len(data.splits["train"]))
         self.steps_per_epoch = len(data.splits["train"]) // self.batch_size
-        self.model = self.module = model.to(device, memory_format=memory_format(device))  # the loops call `model`
+        self.model = model.to(device, memory_format=memory_format(device))
         self.optimizer = make_optimizer(model, args, device)
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.average = RunningAverage(model, args.ema) if args.ema else None
-        self.parts, self.part = 1, 0
-        if device.type == "cuda":
-            size = self.metadata.get("tile", data.size)
-            self.parts = parts_that_fit(model, data, size, self.batch_size, device, dtype)
-        if args.compile and can_compile(device):
-            self.model = torch.compile(model, dynamic=False)  # trained at two sizes at most
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
         self.history, self.best = [], None  # rows of metrics.csv; the best score and its epoch
-        self.stop_signal, self.tensorboard = StopSignal(), None
+        self.stop_signal = StopSignal()
         self.saved = self.drawn = time.monotonic()
-        machine, self.parameters = describe_machine(device), sum(p.numel() for p in model.parameters())
-        if not args.dry_run:
-            open_folder(self, data, machine)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        machine, self.lock = describe_machine(device), claim_folder(args)
+        if args.resume:
+            self.resume(load_state(args, self.metadata))
+        write_json(self.folder / "config.json", {"settings": vars(args), "network": network, "machine": machine,
+                                                 "digests": self.metadata["digests"]})
+        if data.assignment:  # the splits were made here
+            write_json(self.folder / "split.json", data.assignment)
         print(f"{args.model}: {self.parameters / 1e6:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} "
               f"({device})")
 
@@ -78,7 +76,7 @@ class Run:
     @property
     def predictor(self):
         """The network to score: with averaged weights if the recipe has `ema`, else the trained one."""
-        return Predictor(self.average.model if self.average else self.module, self.metadata, self.device, self.dtype)
+        return Predictor(self.average.model if self.average else self.model, self.metadata, self.device, self.dtype)
 
     def best_predictor(self):
         """The network with the weights that did best on val."""
@@ -96,7 +94,7 @@ class Run:
                     stop(self)
 
     def batches(self, split):
-        """Yield this epoch's batches, or parts that fit the memory: (images uint8, targets, draws), on the device."""
+        """Yield this epoch's batches: (images uint8, targets, draws), on the device."""
         self.model.train()
         torch.backends.cudnn.benchmark = not self.args.deterministic  # pays off only in training
         if self.device.type == "cuda":  # the memory of scoring does not count
@@ -106,7 +104,7 @@ class Run:
         started = time.perf_counter() - self.seconds[-1]
         for batch in batches(split, self.batch_size, self.device, self.args.seed, self.epoch, self.step_in_epoch,
                              self.args.workers):
-            yield from zip(*([None] * self.parts if array is None else array.chunk(self.parts) for array in batch))
+            yield batch
             self.step_in_epoch += 1
             self.bar.update(self.batch_size)
             self.seconds[-1] = time.perf_counter() - started
@@ -117,17 +115,15 @@ class Run:
         self.peak = peak_memory_mb(self.device)
 
     def step(self, loss):
-        """Add up the gradients of a batch's parts; after the last, one step of optimizer, schedule and average."""
-        self.scaler.scale(loss / self.parts).backward()
-        self.loss_sum += loss.detach() / self.parts
-        self.part = (self.part + 1) % self.parts
-        if self.part == 0:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.schedule.step()
-            if self.average:
-                self.average.update(self.steps_done)
+        """One step of the optimizer, the schedule and the running average."""
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.loss_sum += loss.detach()
+        if self.average:
+            self.average.update(self.steps_done)
 
     def after_step(self):
         """Show the loss, save if it is time, stop after a signal."""
@@ -135,9 +131,7 @@ class Run:
         due = stopping or time.monotonic() - self.saved > 60 * self.args.checkpoint_minutes
         if due or self.step_in_epoch % 20 == 0 or self.device.type == "cpu":  # each look waits for the GPU
             self.show_loss()  # raises Diverged, before a bad state is saved
-        if self.args.dry_run:
-            end_dry_run(self, stopping)
-        elif due:
+        if due:
             self.save()
         if stopping:
             stop(self)
@@ -163,8 +157,6 @@ class Run:
         if self.finished and self.best["score"] == -math.inf:
             raise Diverged("no score on val was finite: try a lower --lr or --precision fp32")
         write_csv(self.folder / "metrics.csv", self.history)
-        for key, value in self.history[-1].items() if self.tensorboard else ():
-            self.tensorboard.add_scalar(key, value, self.epoch)
         if improved:
             weights = self.predictor.model.state_dict()
             save_checkpoint(self.folder / "best.pt", self.metadata | found | {"weights": weights})
@@ -175,7 +167,7 @@ class Run:
         """Write last.pt, and keep the old one as previous.pt. Both are renamed only after the new file is complete."""
         last, following = self.folder / "last.pt", self.folder / "next.pt"
         save_checkpoint(following, self.metadata | {key: getattr(self, key) for key in PROGRESS} | {
-            "weights": self.module.state_dict(), "average": self.average and self.average.model.state_dict(),
+            "weights": self.model.state_dict(), "average": self.average and self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "loss_sum": self.loss_sum})
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
@@ -184,7 +176,7 @@ class Run:
 
     def resume(self, state):
         """Continue from what `save` wrote. The learning rate follows from the number of steps."""
-        self.module.load_state_dict(state["weights"])
+        self.model.load_state_dict(state["weights"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
@@ -210,21 +202,6 @@ class Run:
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves(self.history, self.folder / "curves.png")
         print(f"weights, scores and images: {self.folder}")
-
-
-def open_folder(run, data, machine):
-    """Claim the run's folder, resume if asked to, and write the settings and the machine to config.json."""
-    if run.args.log:
-        from torch.utils.tensorboard import SummaryWriter  # first, because it may not be installed
-    run.lock = claim_folder(run.args)
-    if run.args.resume:
-        run.resume(load_state(run.args, run.metadata))
-    write_json(run.folder / "config.json", {"settings": vars(run.args), "network": run.metadata["network"],
-                                             "digests": run.metadata["digests"], "machine": machine})
-    if data.assignment:  # the splits were made here
-        write_json(run.folder / "split.json", data.assignment)
-    if run.args.log:
-        run.tensorboard = SummaryWriter(run.folder)
 
 
 def describe_run(args, network, data):
@@ -257,55 +234,23 @@ def stop(run):
     sys.exit(128 + run.stop_signal.number)
 
 
-def end_dry_run(run, stopping):
-    """End a dry run after four steps or 30 s; print memory and time. The first step is a warm-up if there are more."""
-    steps, loss, now = run.step_in_epoch, float(run.loss_sum) / run.step_in_epoch, time.monotonic()  # waits for the GPU
-    if steps == 1:
-        run.first_step = now
-        if run.device.type == "cuda" and run.steps_per_epoch > 1:
-            torch.cuda.reset_peak_memory_stats(run.device)  # do not count cuDNN's trials
-    if steps < min(4, run.steps_per_epoch) and run.seconds[-1] < 30 and not stopping:
-        return
-    each = (now - run.first_step) / (steps - 1) if steps > 1 else run.seconds[-1]
-    run.bar.close()
-    print(f"one batch of {run.batch_size} went through the network: loss {loss:.3f}\n"
-          f"memory: {peak_memory_mb(run.device):.0f} MB at most on {run.device}\n"
-          f"time: {each:.2f} s a step, {run.steps_per_epoch} steps an epoch, {run.args.epochs} epochs: at most "
-          f"{run.args.epochs * run.steps_per_epoch * each / 60:.0f} minutes of training, validation not counted")
-    sys.exit(0)
-
-
 class StopSignal:
     """A context that notes SIGINT, SIGTERM and SIGHUP while the step goes on. A second Ctrl-C ends the process. An
     ignored signal, such as SIGHUP under nohup, stays ignored. Outside of the main thread no signal is noted."""
 
     def __init__(self):
-        self.number, self.before, self.writer = None, {}, None
+        self.number, self.before = None, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.note) for number in STOPPING
                            if signal.getsignal(number) != signal.SIG_IGN}
-            reader, self.writer = socket.socketpair()
-            self.writer.setblocking(False)
-            self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
-            threading.Thread(target=self.watch, args=(reader,), daemon=True).start()
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        if self.writer:
-            signal.set_wakeup_fd(self.wakeup)
-            self.writer.close()  # ends the thread
 
     def note(self, number, frame):
+        if number == self.number == signal.SIGINT:  # a terminal that closes may send SIGHUP twice
+            os._exit(128 + number)
         self.number = number
-
-    def watch(self, reader):
-        """End the process at a second Ctrl-C. This is a thread: no handler runs while the main thread is in C code."""
-        seen = 0
-        with reader:
-            while number := reader.recv(1):  # Python writes the number of each signal
-                seen += number[0] == signal.SIGINT  # a terminal that closes may send SIGHUP twice
-                if seen == 2:
-                    os._exit(128 + number[0])

@@ -40,7 +40,10 @@ def prepare(args, recipes, best_on):
     data = open_data(*source, **options)
     for note in data.notes if not args.dry_run else ():  # a dry run has shown them above
         print(note)
-    return fill_in(args, data, recipes, best_on, device), data, device, dtype
+    settings = fill_in(args, data, recipes, best_on, device)
+    if args.dry_run:
+        sys.exit(0)
+    return settings, data, device, dtype
 
 
 def fill_in(args, data, recipes, best_on, device):

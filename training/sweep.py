@@ -4,6 +4,8 @@ import itertools
 import traceback
 from pathlib import Path
 
+import numpy as np
+
 from training.checkpoint import STATES
 from training.run import Diverged
 from utils import plot_heat_map, write_csv
@@ -16,7 +18,7 @@ def sweep(args, train, test):
     """train(settings) -> (run, data) for every cell of the grid that args.sweep names, then test(run, data) once."""
     grid = dict(args.sweep) or GRID
     folder = Path(args.out or f"runs/classification/sweep-{Path(args.data).name}")
-    cells, rows = [dict(zip(grid, values)) for values in itertools.product(*grid.values())], []
+    cells, rows, seconds = [dict(zip(grid, values)) for values in itertools.product(*grid.values())], [], []
 
     def train_cell(name, cell):
         """Train a cell, or resume it; a finished one returns at once."""
@@ -24,11 +26,13 @@ def sweep(args, train, test):
         return train(argparse.Namespace(**vars(args) | cell | {"out": str(folder / name), "resume": begun}))
 
     for cell in cells:
-        print(f"sweep {len(rows) + 1}/{len(cells)}: " + ", ".join(f"{key} {value}" for key, value in cell.items()))
+        left = f", about {np.mean(seconds) * (len(cells) - len(rows)) / 60:.0f} minutes left" if seconds else ""
+        print(f"sweep {len(rows) + 1}/{len(cells)}{left}: {', '.join(f'{key} {value}' for key, value in cell.items())}")
         rows.append({"run": "-".join(map(str, cell.values())), **cell, "epochs": 0, "val_accuracy": 0.0})
         try:
             run, _ = train_cell(rows[-1]["run"], cell)
             rows[-1] |= {"epochs": run.epoch, "val_accuracy": run.best["score"]}
+            seconds.append(sum(run.seconds))
             del run, _  # otherwise they would be in memory together with the next run
         except Diverged as error:
             traceback.clear_frames(error.__traceback__)  # frees the run's memory and signal handlers
