@@ -35,8 +35,6 @@ def get_args_parser():
     add("run", help="a run's folder")
     add("images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as '*.jpg'")
     add("--out", required=True, help="the folder to write to")
-    add("--probabilities", action="store_true",
-        help="also write the classes' probabilities of each image, .npy, float16 (classes, H, W)")
 
     add_grade_flags(command("grade", "score a class's submissions against the truth: tables and pages", computes=False))
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluation.counts import BY_CLASS, MEANING
 from evaluation.submissions import TROUBLES
+from utils import figure_colors
 
 STYLE, SORT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pages.css", "pages.js"))
 
@@ -92,7 +93,7 @@ def table(rows, sortable=False):
 
 def worst_images(truth, worst, hide_truth):
     """Yield the legend of the masks' colours, and figures of the images from scoring.draw_worst."""
-    keys = [*zip(truth.classes, truth.colors), ("void or no class", (0, 0, 0))] if truth.colors else []
+    keys = [*zip(truth.classes, figure_colors(truth.colors)), ("void or no class", (0, 0, 0))] if truth.colors else []
     yield "<h2>Worst images</h2>"
     yield from legend(keys)
     for caption, images in worst:

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import InputError
-from data.images import is_image, list_images, pages, read_image
+from data.images import is_image, list_images, read_image
 from evaluation.classification import predict_classification
 from evaluation.colorization import predict_colorization
 from evaluation.pages import legend, page
@@ -35,8 +35,6 @@ def predict(args):
     the others go on. predictions.csv lists images and results, index.html shows them; results of earlier calls stay."""
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
     metadata = predictor.metadata
-    if args.probabilities and metadata["task"] != "segmentation":
-        raise InputError("--probabilities is for segmentation; leave it out")
     done = {row["image"]: row for row in read_csv(out / "predictions.csv")}
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if "prediction" in row}
     images = find_inputs(args.images, out.resolve(), problems.append, taken)
@@ -47,7 +45,7 @@ def predict(args):
         """The image's row of predictions.csv, or the error message."""
         try:
             image = read_image(path, metadata.get("levels"), predictor.channels)
-            return {"image": path} | predict_image(predictor, image, out, name, args.probabilities)
+            return {"image": path} | predict_image(predictor, image, out, name)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
             advice = explain(error)
             if advice is None:
@@ -101,7 +99,7 @@ def find_inputs(words, out, on_error, taken):
             is_folder = os.path.isdir(match)
             if out == (Path(match) if is_folder else Path(match).parent).resolve():
                 raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
-            for path in list_images(match, on_error).values() if is_folder else pages(match):
+            for path in list_images(match, on_error).values() if is_folder else [match]:
                 if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
                     name = os.path.splitext(os.path.relpath(path, top))[0]
                     numbered = (f"{name}_{number}" for number in itertools.count(2))  # if the name is taken
@@ -111,7 +109,7 @@ def find_inputs(words, out, on_error, taken):
     return found
 
 
-def predict_image(predictor, image, out, name, keep_probabilities):
+def predict_image(predictor, image, out, name):
     """Predict one Pillow image and write the result; returns its columns of predictions.csv."""
     metadata, path = predictor.metadata, out / f"{name}.png"
     if metadata["task"] == "classification":
@@ -121,11 +119,7 @@ def predict_image(predictor, image, out, name, keep_probabilities):
     if metadata["task"] == "colorization":
         save_image(predict_colorization(predictor, image), path)
     else:
-        probabilities = None
-        if keep_probabilities:  # a mapped file: for a very large image they take gigabytes
-            shape = len(metadata["classes"]), image.height, image.width
-            probabilities = np.lib.format.open_memmap(path.with_suffix(".npy"), "w+", np.float16, shape)
-        mask = predict_segmentation(predictor, image, probabilities)
+        mask = predict_segmentation(predictor, image)
         save_image(with_palette(mask, metadata["colors"], metadata["ids"]), path)
         save_image(overlay(image, mask, metadata["colors"]), path.with_name(f"{path.stem}_overlay.jpg"))
     return {"prediction": path.relative_to(out).as_posix()}

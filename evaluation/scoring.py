@@ -18,7 +18,7 @@ from evaluation.counts import COMPUTE, METRICS
 from evaluation.predictions import read_images, read_labels
 from evaluation.submissions import TROUBLES, content_digest, list_files, say_why
 from evaluation.truth import predict_baseline
-from utils import colorize_mask
+from utils import colorize_mask, errors_in_red, figure_colors
 
 
 def grade_job(truth, job):
@@ -106,14 +106,14 @@ def draw_worst(truth, score, index, prediction):
         result = f"{truth.classes[prediction] if prediction >= 0 else 'no class'}, is {truth.classes[target]}"
     else:
         if truth.task == "segmentation":
-            errors = ((prediction != target) & (target != VOID)) * np.uint8(255)
-            target, prediction = (colorize_mask(mask, truth.colors) for mask in (target, prediction))
+            errors, colors = errors_in_red(target, prediction), figure_colors(truth.colors)
+            target, prediction = (colorize_mask(mask, colors) for mask in (target, prediction))
         else:
             images = {"input": photo.convert("L")}
-            errors = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # full red from 64 on
-        red_on_white = np.stack([np.full_like(errors, 255), 255 - errors, 255 - errors], 2).astype(np.uint8)
+            strength = (4 * np.abs(target.astype(np.int16) - prediction).max(2)).clip(0, 255)  # full red from 64 on
+            errors = colorize_mask(strength, [(255, 255 - i, 255 - i) for i in range(256)])
         images |= {kind: Image.fromarray(values) for kind, values in (
-            ("truth", target), ("prediction", prediction), ("errors in red", red_on_white))}
+            ("truth", target), ("prediction", prediction), ("errors in red", errors))}
     for kind, image in images.items():
         form = "png" if truth.task == "segmentation" and kind != "input" else "jpeg"  # JPEG would smear a mask
         image.resize(size, Image.Resampling.BOX).save(buffer := io.BytesIO(), form, quality=80)

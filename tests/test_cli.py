@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import fuzz
 import numpy as np
@@ -162,7 +161,7 @@ def test_what_only_a_fourth_channel_shows(run, here):
     Image.new("RGB", (40, 32)).save("plain.png")
     code, _, err = run("evaluate.py", "predict", model, "plain.png", "--out", "labels", "--device", "cpu")
     assert code == 2 and "plain.png: it has 3 channels" in err and err.count("\n") == 1
-    code, _, err = run("train_segmentation.py", "--data", "pixels", "--channels", 4, "--model", "fcn32", "--dry-run",
+    code, _, err = run("train_segmentation.py", "--data", "pixels", "--channels", 4, "--model", "fcn32", "--epochs", 1,
                        "--tile", 32, 32, *QUICK)
     assert code == 0, err
 
@@ -223,7 +222,7 @@ def test_dry_run_reports_and_writes_no_run(run, here, street, caches):
     code, out, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--dry-run",
                          "--size", "32x40")
     assert code == 0, err
-    for word in ("class 2", "32x40", "memory", "minutes"):
+    for word in ("class 2", "32x40", "train: "):
         assert word in out
     assert not (here / "runs").exists()
     shutil.copytree(street, "other")
@@ -239,7 +238,7 @@ def test_bf16_that_is_slow_says_so(run, here, street, caches, monkeypatch, instr
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     code, out, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--dry-run",
                          "--precision", "bf16")
-    assert code == 0 and "bfloat16" in out and ("fp32" in err) is slow
+    assert code == 0 and ("fp32" in err) is slow
 
 
 def hashes(folder):
@@ -445,7 +444,7 @@ def odd_images():
     rgb.save("really png.jpg", "PNG")
     size = (20, 30)
     return {"pixel.png": (1, 1), "wide.png": (2, 60000), "wider.png": (1, 70000), "deep.png": size, "print.jpg": size,
-            "clear.png": size, "moving.gif": size, "turned.jpg": (30, 20), "two\nlines.png": size, "深 度.png": size,
+            "clear.png": size, "turned.jpg": (30, 20), "two\nlines.png": size, "深 度.png": size,
             "really png.jpg": size}
 
 
@@ -455,7 +454,7 @@ def test_predict_uses_or_names_every_image(run, here):
     (here / "bad\nname.png").write_bytes(b"?")
     (here / "cut.png").write_bytes((here / "deep.png").read_bytes()[:300])
     (here / "empty.jpg").touch()
-    bad = ["bad\nname.png", "cut.png", "empty.jpg", "nowhere.png"]
+    bad = ["bad\nname.png", "cut.png", "empty.jpg", "nowhere.png", "moving.gif"]
     for number, checkpoint in enumerate(fuzz.checkpoints()):
         task = checkpoint["task"]
         save_checkpoint("best.pt", checkpoint)
@@ -463,13 +462,11 @@ def test_predict_uses_or_names_every_image(run, here):
         out.mkdir()
         (out / "deep.png").symlink_to(here / "untouched.png")
         code, text, err = run("evaluate.py", "predict", "best.pt", "--device", "cpu", "--out", out, *bad, *sizes)
-        found = len(sizes) + 1  # moving.gif has two pages
-        assert code == 2 and f"{found} of {found + len(bad)}" in text, err
+        assert code == 2 and f"{len(sizes)} of {len(sizes) + len(bad)}" in text, err
         assert err.count("\n") == len(bad) and all(name.replace("\n", r"\n") in err for name in bad), err
         if task == "classification":
-            assert {row["name"] for row in rows(out / "labels.csv")} == {*sizes, "moving.gif#2"}
+            assert {row["name"] for row in rows(out / "labels.csv")} == {*sizes}
         else:
-            assert (out / "moving_2.png").exists()
             assert {name: Image.open(out / f"{os.path.splitext(name)[0]}.png").size[::-1] for name in sizes} == sizes
         assert not (here / "untouched.png").exists()
 
@@ -534,7 +531,7 @@ def test_settings_suit_a_folder_of_one_s_own(run, here, caches):
     code, out, err = run(*words, "--dry-run")
     # 20 images are left to train on, each with 2 x 2 crops: 40 batches an epoch.
     assert code == 0 and "taken: width 16, tile [256, 256], batch size 2, epochs 37" in out, err
-    assert "40 steps an epoch, 37 epochs" in out and "few to learn" not in out
+    assert "few to learn" not in out
     code, out, err = run(*words, "--size", 32, 32, "--width", 4, "--epochs", 4, "--lr", 1e-12)
     assert code == 0 and "40 steps are few to learn from" in out, err
     assert "batch size 2, epochs 4" in out and "tile" not in out
@@ -543,18 +540,3 @@ def test_settings_suit_a_folder_of_one_s_own(run, here, caches):
     assert "val has not improved since epoch 1" in out
     code, _, err = run(*words, "--size", 32, 32, "--width", 4, "--epochs", 4, "--lr", 0.1, "--resume")
     assert code == 2 and "--lr was 1e-12, is 0.1" in err and err.count("\n") == 1
-
-
-def test_scores_for_tensorboard(run, here, street, caches, monkeypatch):
-    words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--log", "tensorboard")
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as where it is not installed
-    code, _, err = run(*words, "--out", "none")
-    assert code == 2 and err.count("\n") == 1 and "pip install tensorboard" in err and not (here / "none").exists()
-    written = []
-    writer = types.SimpleNamespace(add_scalar=lambda *values: written.append(values))
-    monkeypatch.delitem(sys.modules, "tensorboard")
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(
-        SummaryWriter=lambda folder: writer))
-    code, _, err = run(*words, "--epochs", 2, "--out", "run")
-    assert code == 0, err
-    assert ("val_miou", float(rows(here / "run/metrics.csv")[1]["val_miou"]), 2) in written

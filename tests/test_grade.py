@@ -183,12 +183,14 @@ def test_the_page_of_a_student(course, tmp_path):
     assert cells[:2] == ["miou", f"{float(row['miou']):.3f}"]
     assert trivial == steps[0] and points == float(row["points"])  # they begin at the best that needs no network
     assert points == pytest.approx(np.interp(float(row["miou"]), steps, [0, 6, 10]), abs=0.02)
-    assert "rgb(200, 0, 0)" in page and page.count(">truth</div>") == 3
+    own = [tuple(map(int, color)) for color in COLORS[:4]]
+    assert all(f"border-color: rgb{color}" in page for color in utils.figure_colors(own))
+    assert page.count(">truth</div>") == 3
     name, = re.search(r">errors in red</div><figcaption>(\w+):", page).groups()
     uri, = re.search(r'base64,([^"]+)" alt="">errors in red</div>', page).groups()
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).resize((64, 48), Image.Resampling.NEAREST))
     mask, noisy = course["masks"][name], course["noisy"][name]
-    assert (np.all(drawn == (255, 0, 0), 2) == (mask != noisy) & (mask != 4)).all()
+    assert (np.all(drawn == (200, 0, 0), 2) == (mask != noisy) & (mask != 4)).all()
     flags = "--hide-truth", "--title", "<3>"
     grade("segmentation", base / "truth", tmp_path / "out", [base / "submissions/noisy"], *flags)
     hidden = (tmp_path / "out/feedback/noisy.html").read_text("utf-8")

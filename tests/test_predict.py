@@ -11,12 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import utils
 from data import folders
-from data.augment import Crops, crop_train
-from data.cache import Split
-from data.sources import DataSet, open_data
-from evaluation import enlarge
+from data.sources import open_data
+from evaluation import enlarge, segmentation
 from evaluation.predicting import overlay
 from evaluation.segmentation import predict_segmentation, predicted_classes
 from training.checkpoint import PRETRAINED, load_predictor, load_run, save_checkpoint
@@ -84,7 +81,7 @@ def test_a_classifier_writes_both_tables(run, here):
 
 
 def per_pixel(metadata):
-    """A predictor whose scores of a pixel follow from that pixel alone: tiles must not change a thing."""
+    """A predictor whose scores of a pixel follow from that pixel alone: strips must not change a thing."""
     weight = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 9
     bias = torch.tensor([3.0, 0, 0, 0])
 
@@ -99,15 +96,14 @@ def per_pixel(metadata):
     return predictor
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 100), (64, 48), (65, 49), (130, 200), (500, 31)])
-def test_tiles_cover_every_pixel_and_blend_to_the_same(size):
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (65, 49), (500, 31), (30, 300_000)])
+def test_strips_cover_every_pixel(size, monkeypatch):
+    monkeypatch.setattr(segmentation, "MARGIN", 8)
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     predictor = per_pixel({"tile": [64, 48]})
     expected = predictor(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0]
-    probabilities = np.zeros((4, *size), np.float32)
-    mask = predict_segmentation(predictor, Image.fromarray(image), probabilities)
+    mask = predict_segmentation(predictor, Image.fromarray(image))
     np.testing.assert_array_equal(mask, expected.argmax(0))
-    np.testing.assert_allclose(probabilities, expected.softmax(0), atol=1e-5)
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     np.testing.assert_array_equal(predicted_classes(predictor, batch)[0], mask)
 
@@ -158,7 +154,7 @@ def test_four_channels(run, here):
             Image.fromarray(values).save(here / f"many/{kind}/{i}.png")
     for tile in ((), ("--tile", 24, 24)):
         code, _, err = run("train_segmentation.py", "--data", "many", "--channels", 4, *tile, "--width", 4, "--epochs",
-                           10, "--lr", 1e-2, "--batch-size", 4, "--device", "cpu", "--precision", "fp32", "--out", "run")
+                           10, "--lr", 1e-2, "--batch-size", 4, "--device", "cpu", "--out", "run")
         assert code == 0, err
         code, _, err = run("evaluate.py", "predict", "run", "many/images", "--out", "results", "--device", "cpu")
         assert code == 0, err
@@ -192,26 +188,6 @@ def test_images_keep_their_own_size_for_tiles(here, monkeypatch):
     assert open_data("mine", "segmentation", own_size=True).size == (200, 1100)
 
 
-def test_crops_follow_from_the_draws():
-    """Each crop is a part of its image and mask; an epoch's differ from the next's; all places are possible."""
-    images = np.arange(2 * 3 * 40 * 50).reshape(2, 3, 40, 50).astype(np.uint8)
-    masks = images[:, 0].copy()
-    data = DataSet("x", "segmentation", (40, 50), [], [], [], {"train": Split(images, masks, ["a", "b"])})
-    assert crop_train(data, None) == {}
-    assert crop_train(data, [8, 64]) == {"tile": [8, 50]}
-    crops = data.splits["train"] = Crops(images, masks, ["a", "b"], tile=(8, 10))
-    assert len(crops) == 2 * 25
-    epochs = [list(utils.batches(crops, 5, torch.device("cpu"), 0, epoch)) for epoch in (0, 0, 1)]
-    for (one, _, _), (same, _, _), (other, _, _) in zip(*epochs):
-        assert one.shape == (5, 3, 8, 10) and torch.equal(one, same) and not torch.equal(one, other)
-    for image, mask, _ in epochs[0]:
-        assert torch.equal(image[:, 0], mask)
-    crops.places = np.linspace(0, 1, 50, endpoint=False, dtype=np.float32)
-    crops.places[49] = np.nextafter(np.float32(1), np.float32(0))
-    corner = crops.read(np.array([0, 49]))[0]
-    np.testing.assert_array_equal(corner, [images[0, :, :8, :10], images[1, :, -8:, -10:]])
-
-
 @pytest.mark.skipif(torch.__version__ < (2, 6), reason="export needs torch 2.6")
 @pytest.mark.parametrize("number", [0, 1, 2, 3])  # segmentation by both networks, classification, colorization
 def test_networks_can_be_exported(here, number):
@@ -223,21 +199,6 @@ def test_networks_can_be_exported(here, number):
     torch.export.save(torch.export.export(model, (images,)), here / "model.pt2")
     exported = torch.export.load(here / "model.pt2").module()
     torch.testing.assert_close(exported(images), load_run("best.pt")[0](images), rtol=1e-4, atol=1e-5)
-
-
-def test_probabilities_beside_the_mask(run, here):
-    noise(here / "a.png", (50, 41))
-    save_checkpoint(here / "best.pt", fuzz.checkpoints()[0])
-    code, _, err = run("evaluate.py", "predict", "best.pt", "a.png", "--out", "results", "--probabilities")
-    assert code == 0, err
-    probabilities = np.load(here / "results/a.npy")
-    assert probabilities.dtype == np.float16 and probabilities.shape == (2, 50, 41)
-    np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
-    differ = np.abs(probabilities[0].astype(float) - probabilities[1]) > 1e-2
-    np.testing.assert_array_equal(probabilities.argmax(0)[differ], np.array(Image.open(here / "results/a.png"))[differ])
-    save_checkpoint(here / "best.pt", fuzz.checkpoints()[2])
-    code, _, err = run("evaluate.py", "predict", "best.pt", "a.png", "--out", "results", "--probabilities")
-    assert code == 2 and "--probabilities" in err
 
 
 class Figures(HTMLParser):

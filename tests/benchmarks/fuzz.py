@@ -52,7 +52,6 @@ from training.run import Run  # noqa: E402
 SECONDS, MEMORY = 5, 1 << 30
 SIZE = (16, 24)
 CLASSES = b"id,name,r,g,b\n0,sky,10,20,30\n1,road,128,64,128\n2,void,0,0,0\n"
-LABELS = b"# label:color_rgb:parts:actions\nsky:10,20,30::\nroad:128,64,128::\n"
 FORMATS = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM"}
 NAMES = ("a", "two words", "línea\nlínea", "-rf", "深度", "\udcff", "x" * 230, "\x1b[31m")
 TOKENS = (b",", b"\n", b'"', b"\0", b"\xff", b"nan", b"-1", b"1e999", b"9" * 5000, b"[", b"{}", b"null", "é".encode())
@@ -364,12 +363,8 @@ class Reader:
 
     def read_classes(self, choice, edits, how):
         (self.out / "labels").mkdir(exist_ok=True)
-        for left in ("classes.csv", "labelmap.txt"):  # of an input that was refused
-            (self.out / "labels" / left).unlink(missing_ok=True)
-        for name, sound in (("classes.csv", CLASSES), ("labelmap.txt", LABELS))[:: 1 if how % 2 else -1]:
-            (self.out / "labels" / name).write_bytes(mutate(sound, edits))
-            read_classes(self.out / "labels")
-            (self.out / "labels" / name).unlink()
+        (self.out / "labels/classes.csv").write_bytes(mutate(CLASSES, edits))
+        read_classes(self.out / "labels")
 
     def read_layout(self, choice, edits, how):
         """A folder whose files' names are mutated, with all the words for splits, images and masks, or a CSV of pairs.

@@ -77,7 +77,7 @@ def prepare(options, name, folder):
     model, _, width = name.partition("-")
     script = train_classifier if model.startswith("resnet") else train_segmentation
     words = ["--model", model, "--data", options.data, "--data-dir", options.data_dir, "--device", options.device,
-             "--precision", options.precision, "--out", folder, *["--compile"] * options.compile]
+             "--precision", options.precision, "--out", folder]
     words += ["--width", width] if width else []
     words += ["--batch-size", str(options.batch_size)] if options.batch_size else []
     args = get_args_parser("classification" if script is train_classifier else "segmentation").parse_args(words)
@@ -423,7 +423,6 @@ def main():
     add("--matmul", type=int, help="side of the matrices (default: 4096, on CUDA 8192)")
     add("--device", default="auto")
     add("--precision", default="auto")
-    add("--compile", action="store_true")
     add("--out", default="/tmp/throughput.json")
     add("--one", nargs=2, metavar=("NAME", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
