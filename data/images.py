@@ -104,7 +104,7 @@ def open_image(path):
                          ) from None
     except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
         raise InputError(f"{printable(path)}: not an image that Pillow reads, or damaged ({type(error).__name__}); "
-                         "replace or remove it") from error
+                         "replace or remove it; choose up to 4 channels and save them as PNG") from error
 
 
 def read_array(path) -> Image.Image:

@@ -126,8 +126,8 @@ def test_a_small_disc_in_a_large_image_is_found(run, here):
             for kind, array in (("images", image), ("masks", mask)):
                 (here / "discs" / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array.astype(np.uint8)).save(here / "discs" / split / kind / f"{i}.png")
-    code, out, err = run("train_segmentation.py", "--data", "discs", "--tile", 64, 64, "--width", 4, "--epochs", 6,
-                         "--batch-size", 8, "--lr", 1e-2, "--device", "cpu", "--precision", "fp32", "--out", "run")
+    code, out, err = run("train_segmentation.py", "--data", "discs", "--tile", 64, 64, "--width", 8, "--epochs", 5,
+                         "--batch-size", 4, "--lr", 5e-3, "--device", "cpu", "--precision", "fp32", "--out", "run")
     assert code == 0, err
     iou = json.loads((here / "run/summary.json").read_text())["metrics"]["iou"]["foreground"]
     assert iou > 0.5

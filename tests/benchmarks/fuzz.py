@@ -166,7 +166,7 @@ def pictures():
     variants += [(rgb.convert(mode), "png", {}) for mode in ("1", "L", "P", "LA", "RGBA")]
     variants += [(rgb.convert(mode), "tif", {"compression": "tiff_lzw"}) for mode in ("L", "CMYK", "RGBA", "F")]
     variants += [(wide, "png", {}), (wide, "tif", {}), (rgb, "jpg", {"exif": exif}), (rgb.convert("CMYK"), "jpg", {}),
-                 (rgb, "gif", {"save_all": True, "append_images": [rgb.rotate(90)]}),
+                 (rgb, "gif", {}),
                  (rgb, "png", {"exif": exif}), (rgb, "webp", {"lossless": True, "exif": exif})]
     for image, suffix, options in variants:
         buffer = io.BytesIO()
