@@ -182,7 +182,7 @@ def write_cache(data: DataSet, folder: str) -> None:
                     os.rename(whole, folder)
     except OSError as error:
         raise InputError(f"{printable(parent)}: the cache needs {needed:,} bytes there ({error.strerror or error}); "
-                         "make room or give another --data-dir") from error
+                         "make room, or give another --data-dir or a smaller --size") from error
 
 
 def decode_into(folder: str, data: DataSet) -> None:

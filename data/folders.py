@@ -1,7 +1,6 @@
 """A user's own folders: which layouts are understood, which files are samples, what is held out for val and test."""
 import contextlib
 import csv
-import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -15,7 +14,6 @@ from data.masks import read_classes
 from data.samples import DataSet, Samples
 
 SPLITS = ("train", "val", "test")
-LARGEST_CACHE = 4e9  # bytes, for images that keep their own size without --tile
 # The words of all layouts, in any case. They name folders (train_masks has two of them; SegNet writes trainannot).
 # Words for images and masks also begin or end a file's name (x_mask.png).
 WORDS = {word: meaning for meaning, words in {
@@ -209,8 +207,7 @@ def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
 
 def settle_size(data: DataSet) -> None:
     """Set the training size, if none was given, to the most common size of up to 1,000 images, and set `own_size`.
-    Sides above 512 are shrunk, except with `own_size`. For segmentation, sides above 1024 keep their size too, if all
-    images fit into LARGEST_CACHE: training then takes crops."""
+    Sides above 512 are shrunk, except with `own_size` or for segmentation above 1024: training then takes crops."""
     paths, sizes = [path for samples in data.splits.values() for path in samples.images], Counter()
     for path in paths[::max(1, len(paths) // 1000)]:
         with contextlib.suppress(InputError):  # reported when the image is decoded
@@ -219,8 +216,7 @@ def settle_size(data: DataSet) -> None:
         raise InputError(f"{printable(data.root)}: no image there can be read; add images")
     common, count = sizes.most_common(1)[0]
     if not data.size:
-        whole = len(paths) * math.prod(common) * (data.channels + 1)
-        crops = data.own_size or data.task == "segmentation" and max(common) > 1024 and whole <= LARGEST_CACHE
+        crops = data.own_size or data.task == "segmentation" and max(common) > 1024
         share = 1 if crops else min(1, 512 / max(common))
         data.size = tuple(max(1, round(side * share)) for side in common)
         data.notes.append("size {}x{} (height x width); most common image: {}x{}".format(*data.size, *common))

@@ -145,7 +145,7 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
         raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
                          "them equal")
     image = ImageOps.exif_transpose(image)
-    if is_deep(image):
+    if image.mode[0] in "IF":  # grey of more than 8 bits
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         if not levels:
             top = 65535 if image.mode.startswith("I;16") else values.max()
@@ -160,11 +160,6 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
     return image.convert("RGB")
 
 
-def is_deep(image) -> bool:
-    """Whether an open image is grey with more than 8 bits."""
-    return image.mode[0] in "IF"
-
-
 def loses_bits(image) -> bool:
     """Whether an open file has colours of more than 8 bits, of which Pillow reads the upper 8."""
     tiles = str(getattr(image, "tile", ""))  # the decoders' arguments
@@ -177,7 +172,7 @@ def common_levels(paths: list[str]) -> tuple[float, float] | None:
     values = [np.zeros(0)]
     for path in paths[::max(1, len(paths) // 200)]:
         with contextlib.suppress(InputError), open_image(path) as image:  # errors are reported at decoding
-            if is_deep(image):
+            if image.mode[0] in "IF":
                 sample = np.asarray(image, np.float64)
                 values.append(sample[np.isfinite(sample)][::max(1, sample.size // 10_000)])
     values = np.concatenate(values)

@@ -138,6 +138,5 @@ class Scenes(Samples):
 
     def decode(self, i: int, data: DataSet) -> tuple:
         """Draw scene i."""
-        image, mask, kind = scenes.draw_scene(data.seed, self.split, i, data.size)
-        targets = {"segmentation": mask, "classification": np.array(kind, np.int64)}
-        return image.transpose(2, 0, 1), targets.get(data.task), []
+        image, mask, _ = scenes.draw_scene(data.seed, self.split, i, data.size)
+        return image.transpose(2, 0, 1), mask, []

@@ -6,6 +6,8 @@
 import os
 import re
 
+import numpy as np
+
 from data import InputError, scenes
 from data.cache import open_cache
 from data.folders import FOLDER_LAYOUTS, SPLITS, WORDS, find_folder, settle_size
@@ -41,9 +43,21 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
         if split not in (*found.splits, *found.missing):
             raise InputError(f"{printable(found.root)}: no {split} split; a folder for {task} holds "
                              f"{FOLDER_LAYOUTS[task]}")
-    open_cache(found, data_dir)
+    fill(found, task, data_dir)
     found.splits = {split: found.splits[split] for split in splits}
     return found
+
+
+def fill(found: DataSet, task: str, data_dir: str) -> None:
+    """Decode a data set into its cache. Scenes are drawn once, with masks; other tasks put their targets in place."""
+    open_cache(found, data_dir)
+    if found.task != task:
+        labelled = task == "classification"
+        found.task, found.classes, found.colors, found.ids = task, list(scenes.SCENE_TYPES) * labelled, [], []
+        for name, split in found.splits.items():
+            kinds = np.arange(len(split)) % len(scenes.SCENE_TYPES)
+            split.targets = kinds if labelled else None
+            found.counts[name] = np.bincount(kinds).tolist() * labelled
 
 
 def check_data(*options) -> tuple[list[str], list[str]]:
@@ -51,7 +65,7 @@ def check_data(*options) -> tuple[list[str], list[str]]:
     problems = []
     try:
         found = find_source(*options, problems=problems)
-        open_cache(found, options[3])
+        fill(found, options[1], options[3])
     except InputError as error:
         return [], [*problems, str(error)]
     lines = [f"{found.name}: {found.task} at {found.size[0]}x{found.size[1]} (height x width)", *found.notes]
@@ -83,7 +97,7 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
     found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed,
                     own_size=own_size, problems=problems)
     (find_named if data in NAMED else find_folder)(found)
-    found.masks = None if task != "segmentation" else FOREGROUND if foreground else found.masks
+    found.masks = None if found.task != "segmentation" else FOREGROUND if foreground else found.masks
     for samples in found.splits.values():
         samples.targets = None if task == "colorization" else samples.targets
     found.channels = channels or 3
@@ -99,9 +113,7 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
 def find_named(data: DataSet) -> None:
     """Set the splits of a named data set, and its classes. Downloads it if needed."""
     if data.name == "scenes":
-        data.splits = {split: Scenes(split) for split in SPLITS}
-        data.classes = list(scenes.SCENE_TYPES) if data.task == "classification" else []
-        data.masks = SCENE_CLASSES if data.task == "segmentation" else None
+        data.splits, data.masks, data.task = {split: Scenes(split) for split in SPLITS}, SCENE_CLASSES, "segmentation"
         return
     from data import download  # it imports torchvision, which takes a second
     if data.name == "camvid":

@@ -124,13 +124,12 @@ def test_the_fastest_sound_type(monkeypatch, capsys, name, capability, dtype):
     assert ("fp16 is not sound" in capsys.readouterr().err) == (dtype == torch.float32)
 
 
-@pytest.mark.parametrize("message, capability, expected", [
-    ("CUDA error: no kernel image is available for execution on the device\nmore", (6, 1), "whl/cu126"),
-    ("CUDA error: no kernel image is available for execution on the device\nmore", (12, 1), "newer"),
-    ("CUDA error: all CUDA-capable devices are busy or unavailable\nmore", None, "busy"),
-    ("The NVIDIA driver on your system is too old (found version 11040). Please update", None, "too old (found"),
+@pytest.mark.parametrize("message, expected", [
+    ("CUDA error: no kernel image is available for execution on the device\nmore", "whl/cu126"),
+    ("CUDA error: all CUDA-capable devices are busy or unavailable\nmore", "busy"),
+    ("The NVIDIA driver on your system is too old (found version 11040). Please update", "too old (found"),
 ])
-def test_a_gpu_that_cannot_be_used(monkeypatch, capsys, message, capability, expected):
+def test_a_gpu_that_cannot_be_used(monkeypatch, capsys, message, expected):
     """auto takes the CPU, with one line; who insists on the GPU is told why and what to do."""
     def fail(*args, device):
         raise RuntimeError(message)
@@ -138,7 +137,6 @@ def test_a_gpu_that_cannot_be_used(monkeypatch, capsys, message, capability, exp
     monkeypatch.setattr(torch, "ones", fail)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert machine.choose_device("auto") == torch.device("cpu")
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1

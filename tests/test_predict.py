@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from data import folders
 from data.sources import open_data
 from evaluation import enlarge, segmentation
 from evaluation.predicting import overlay
@@ -181,10 +180,8 @@ def test_images_keep_their_own_size_for_tiles(here, monkeypatch):
     assert crop_size(args, data, torch.device("cpu")) == [256, 256]
     assert crop_size(args, data, torch.device("cuda")) == [512, 512]
     assert not open_data("mine", "segmentation", (100, 550), own_size=True).own_size
-    monkeypatch.setattr(folders, "LARGEST_CACHE", 0)
-    data = open_data("mine", "segmentation")
-    assert data.size == (93, 512) and any("--tile" in note for note in data.notes)
-    assert crop_size(args, data, torch.device("cuda")) is None
+    data = open_data("mine", "segmentation", (93, 512))
+    assert any("--tile" in note for note in data.notes) and crop_size(args, data, torch.device("cuda")) is None
     assert open_data("mine", "segmentation", own_size=True).size == (200, 1100)
 
 

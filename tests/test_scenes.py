@@ -5,7 +5,7 @@ import pytest
 from classroom import grade
 
 from data.scenes import CLASSES, COLORS, SCENE_TYPES, SPLITS, VOID, draw_scene, write_scenes
-from data.sources import find_source
+from data.sources import find_source, open_data
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,16 @@ def test_scenes_as_files(run, tmp_path, monkeypatch):
     masks = tmp_path / "segmentation/test/masks"
     row = grade("segmentation", "scenes", tmp_path / "out", [masks])["masks"]
     assert (row["status"], row["given"]) == ("equal to the truth", "8")
+
+
+def test_all_tasks_share_one_drawing(tmp_path, monkeypatch):
+    for split in SPLITS:
+        monkeypatch.setitem(SPLITS, split, 7)
+    image, mask, kind = draw_scene(0, "val", 5, (24, 32))
+    for task, expected in (("classification", kind), ("colorization", None), ("segmentation", mask)):
+        data = open_data("scenes", task, (24, 32), str(tmp_path))
+        assert data.task == task and len(list((tmp_path / "cache").iterdir())) == 1
+        assert np.array_equal(data.splits["val"].images[5], image.transpose(2, 0, 1))
+        targets = data.splits["val"].targets
+        assert targets is None if expected is None else np.array_equal(targets[5], expected)
+        assert len(data.classes) == len(data.counts["val"]) == {"classification": 6, "segmentation": 11}.get(task, 0)

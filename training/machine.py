@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows: no peak memory
     resource = None
 
-OLDER_GPUS = 'pip install "torch<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'  # before sm_75
+OLDER_GPUS = 'pip install "torch<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,9 +48,7 @@ def choose_device(name):
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:200]  # no driver, or too old a one, or the memory is full
     if "no kernel image" in reason:
-        newer = torch.cuda.get_device_capability(wanted) >= (7, 5)
-        reason = f"this torch has no kernels for {torch.cuda.get_device_name(wanted)}; " + (
-            "a newer one may" if newer else f"this one has: {OLDER_GPUS}")
+        reason = f"this torch has no kernels for {torch.cuda.get_device_name(wanted)}; for older GPUs: {OLDER_GPUS}"
     if name != "auto":
         raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
     print(f"the GPU cannot be used ({reason}): using the CPU instead", file=sys.stderr)
