@@ -17,6 +17,7 @@ from data.augment import DRAWS
 from data.cache import START_METHOD, check_loaders
 from data.masks import VOID
 
+
 def batches(split, batch_size, device, seed=0, epoch=None, start=0, workers=0):
     """Yield (images uint8 (B, C, H, W), targets or None, draws (B, DRAWS) float) on the device. With an `epoch`, for
     training: order and draws follow only from (seed, epoch). The first `start` batches and a last one that is not full
