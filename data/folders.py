@@ -224,6 +224,3 @@ def settle_size(data: DataSet) -> None:
     if data.own_size and count < sizes.total():
         data.notes.append(f"{sizes.total() - count} of {sizes.total()} images looked at have other sizes and are "
                           "resized to this one")
-    if data.task == "segmentation" and (share := max(data.size) / max(common)) < 0.5:
-        data.notes.append(f"small things shrink with the images, to {share:.0%} of their size; --tile 256 256 trains "
-                          "on crops of images at their own size")
