@@ -10,8 +10,6 @@ from training.flags import get_args_parser, parse
 if __name__ == "__main__":
     args = parse(get_args_parser("segmentation", __doc__))  # --help and mistakes need not wait for torch
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -76,7 +74,6 @@ def main(args):
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
     largest = [min(sides) for sides in zip(args.tile or data.size, data.size)]  # whole images, or random crops
     window = [side / whole for side, whole in zip(largest, data.size)]
-    train.crops = math.prod(-(-whole // side) for side, whole in zip(largest, data.size))  # as many as cover an image
 
     # 2. Network
     outputs = "out_channels" if args.model == "unet" else "classes"

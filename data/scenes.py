@@ -117,12 +117,17 @@ def lay_out(s, rows, half, pavement, eye, road=(ASPHALT, ROAD, 0), walk=SLAB, be
         s.add(2e9, horizon, *s.some(ends))
 
 
+def scene_type(index):
+    """The type 0..5 of the scene of this index; or an array of them."""
+    return index % len(SCENE_TYPES)
+
+
 def draw_scene(seed, split, index, size=SIZE):
     """Draw sample `index` of a split. The scene depends only on (seed, split, index), not on the size.
 
     -> image (H, W, 3) uint8, mask (H, W) uint8 of class ids (255: void), scene type 0..5"""
     s = Street(np.random.default_rng([seed, list(SPLITS).index(split), index]), size)
-    kind = index % len(SCENE_TYPES)
+    kind = scene_type(index)
     lay_out(s, **PLANS[kind])
     numbers = s.draw()
     mask = np.uint8([row[3] for row in s.rows])[numbers[SUPER // 2::SUPER, SUPER // 2::SUPER]]

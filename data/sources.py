@@ -55,7 +55,7 @@ def fill(found: DataSet, task: str, data_dir: str) -> None:
         labelled = task == "classification"
         found.task, found.classes, found.colors, found.ids = task, list(scenes.SCENE_TYPES) * labelled, [], []
         for name, split in found.splits.items():
-            kinds = np.arange(len(split)) % len(scenes.SCENE_TYPES)
+            kinds = scenes.scene_type(np.arange(len(split)))
             split.targets = kinds if labelled else None
             found.counts[name] = np.bincount(kinds).tolist() * labelled
 

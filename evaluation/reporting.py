@@ -155,10 +155,10 @@ def draw(results, load, out):
         lines = {name: [[row[score] for row in run["history"]] for run in runs] for name, runs in sides.items()}
         plot_lines({label: lines}, out / file)
     unet, skips = results["unet"][0], results["skips"][0]
-    scores = score_segmentation(load(unet), unet["test"], outlines=False)["images"]
+    segmenters = {"FCN-32": load(results["fcn32"][0]), "U-Net": load(unet)}
+    scores = score_segmentation(segmenters["U-Net"], unet["test"], outlines=False)["images"]
     # Few images per line, for phones.
-    draw_segmentation({"FCN-32": load(results["fcn32"][0]), "U-Net": load(unet)}, unet["test"], scores,
-                      out / "edges.png", columns=3)
+    draw_segmentation(segmenters, unet["test"], scores, out / "edges.png", columns=3)
     draw_colorization({"without skips": load(results["noskips"][0]), "with skips": load(skips)}, skips["test"],
                       read_csv(skips["folder"] / "images.csv"), out / "detail.png", columns=2)
 

@@ -48,7 +48,8 @@ def prepare(args, recipes, best_on):
 
 def fill_in(args, data, recipes, best_on, device):
     """All settings, as a new namespace: the command line's, then the recipe's for this data set and network."""
-    tile = crop_size(args, data, device)
+    if tile := crop_size(args, data, device):  # an epoch has as many crops as cover all images
+        data.splits["train"].crops = math.prod(-(-side // crop) for side, crop in zip(data.size, tile))
     recipe = recipes[args.recipe] | ({"tile": tile} if tile else {})
     if args.recipe == "best":
         recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
@@ -78,9 +79,7 @@ def suit(args, data, recipe, device):
     CPU, a narrow network. Prints them, with the size of the crops."""
     samples, tile = len(data.splits["train"]), recipe.get("tile")
     suited = {"width": 16} if device.type == "cpu" else {}
-    if tile:
-        suited["tile"] = tile
-        samples *= math.prod(-(-side // crop) for side, crop in zip(data.size, tile))
+    suited |= {"tile": tile} if tile else {}
     least = 8 if data.task == "classification" else 2  # an image of labels is one label, a mask thousands
     batch = args.batch_size or min(recipe["batch_size"], max(samples // 50, least))
     steps = max(samples // batch, 1)
