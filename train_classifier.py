@@ -42,8 +42,8 @@ BEST_ON = {  # better settings for one data set, and for one network on it
 }
 
 
-def train(args):
-    """All steps but the test. Returns the run and its data."""
+def train(args, last=None):
+    """All steps but the test, up to the epoch `last` if one is given. Returns the run and its data."""
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
 
@@ -59,7 +59,7 @@ def train(args):
     counts = np.bincount(data.splits["train"].targets, minlength=len(data.classes)) + 1.0
     weights = class_weights(counts, args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
-    for epoch in run.epochs():
+    for epoch in run.epochs(last):
         small = epoch < args.small * args.epochs
         size = shrink(data.size, multiple=8) if small else data.size
         for images, labels, draws in run.batches(data.splits["train"]):

@@ -47,8 +47,7 @@ def segmentation_loss(logits, masks, weights, dice):
     """Cross entropy, weighted by class, plus `dice` times one minus the mean of all classes' soft Dice.
 
     logits (B, K, H, W) float, masks (B, H, W) int64 with void, weights (K,). Dice is computed over the whole batch and
-    smoothed by 1 (Milletari et al. 2016, without their squares). It is close to mIoU: a class of few pixels counts as
-    much as one of many."""
+    smoothed by 1 (Milletari et al. 2016, without squares). As in mIoU, large and small classes count alike."""
     # One plane per class: on CPUs twice as fast as the logits' channels-last order.
     log_probability = logits.to(torch.float32, memory_format=torch.contiguous_format).log_softmax(1)
     truth = masks[:, None] == torch.arange(logits.shape[1], device=masks.device)[:, None, None]  # void is no class

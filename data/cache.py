@@ -46,8 +46,7 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 @dataclass
 class Split:
     """One split, decoded. `images`: uint8 (N, C, H, W), memory-mapped and read-only. `targets`: uint8 masks (N, H, W)
-    with 255 void | int64 labels (N,) | None for colorization. `names`: unique, relative to the data set, without suffix
-    where that stays unique."""
+    with 255 void, int64 labels (N,), or None for colorization. `names`: unique; see images.list_images."""
     images: np.ndarray
     targets: np.ndarray | None
     names: list[str]

@@ -51,8 +51,7 @@ def matmul(matrix, channels):
 
 def ciede2000(lab1, lab2):
     """Perceived difference of two images in CIELAB, (B, 3, H, W) each: (B, H, W); 1 is just noticeable. Sharma, Wu,
-    Dalal 2005, "The CIEDE2000 color-difference formula". It is not differentiable at equal or grey colours, so it is no
-    loss."""
+    Dalal 2005, "The CIEDE2000 color-difference formula". No loss: it has no gradient at equal or grey colours."""
     l1, a1, b1 = lab1.float().unbind(1)
     l2, a2, b2 = lab2.float().unbind(1)
 

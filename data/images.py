@@ -77,8 +77,7 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
 @contextlib.contextmanager
 def open_image(path):
     """A context with a file's image, of which only the header is read. A .npy holds numbers (H, W), or bytes (H, W, C)
-    with up to 4 channels. Raises InputError that names the file if anything is wrong with it: here, or when the
-    context's body decodes it."""
+    with up to 4 channels. Raises InputError that names a bad file: here, or when the context's body decodes it."""
     file = os.fspath(path)
     if not os.path.isfile(file):  # a pipe or device would block for ever
         raise InputError(f"{printable(path)}: no such file; check the name")

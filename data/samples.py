@@ -22,8 +22,7 @@ class DataSet:
     size. channels, levels: see images.to_8_bits. splits: name -> cache.Split; `Samples` or `Scenes` before decoding.
     held_out: whether splits were made here. classes, colors, ids: of the scored classes, by index; ids are the values
     in the masks' files. masks: what the values of masks mean; None if only the values themselves tell. counts: pixels
-    or images by class, for each split. notes: lines for the user. problems: collects mistakes; None: each one is
-    raised."""
+    or images by class, for each split. notes: lines for the user. problems: mistakes; None: each one is raised."""
     name: str
     task: str
     size: tuple[int, int] | None

@@ -33,8 +33,7 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     width), by default the data set's own or, with own_size, the most common image's. seed: for the scenes and for the
     splits that are made here. splits: those needed. levels: see to_8_bits, by default the images' own. foreground:
     whether all that is not 0 in a mask is one class. whole: whether a folder without splits becomes the one needed
-    split; nothing is held out. channels: of the images, by default 3. Raises InputError if the
-    data are not in order."""
+    split; nothing is held out. channels: of the images, by default 3. Raises InputError for faulty data."""
     found = find_source(data, task, size, data_dir, seed, own_size, foreground, channels)
     found.levels = levels and tuple(levels)
     if whole and found.splits.keys() == {"train"}:

@@ -1,7 +1,6 @@
 """List and read the files of submissions. They come from strangers: nothing is run, unpickled or unpacked to disk.
 
-This happens in a process with limits, see limits.py. predictions.py reads the predictions in the files. `troubles` has
-a list of lines for each of TROUBLES."""
+This happens in a process with limits (limits.py). `troubles` has a list of lines for each of TROUBLES."""
 import gzip
 import hashlib
 import io

@@ -188,7 +188,7 @@ def test_sweep_tests_only_the_best_and_resumes(run, here, kinds, caches):
     words = ("train_classifier.py", "--data", kinds, "--data-dir", caches, "--epochs", 1, *QUICK, "--out", "sweep",
              "--sweep", "optimizer=sgd,adam", "schedule=none", "lr=1e-3", "batch-size=8")
     code, out, err = run(*words)
-    assert code == 0, err
+    assert code == 0 and "sweep: 2 networks" in out and "sweep 1/2, about 0 minutes left" in out, err
     assert [row["run"] for row in rows(here / "sweep/sweep.csv")] == ["sgd-none-0.001-8", "adam-none-0.001-8"]
     assert Image.open(here / "sweep/sweep.png").width > 100
     assert len(list(here.glob("sweep/*/summary.json"))) == 1

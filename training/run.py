@@ -82,13 +82,13 @@ class Run:
         """The network with the weights that did best on val."""
         return load_predictor(self.folder, self.device, self.dtype)
 
-    def epochs(self):
-        """Yield the epochs still to do. A signal to stop takes effect after the current step."""
+    def epochs(self, last=None):
+        """Yield the epochs still to do, up to `last`. A signal to stop takes effect after the current step."""
         images = self.steps_per_epoch * self.batch_size
         self.bar = tqdm(total=self.args.epochs * images, initial=self.steps_done * self.batch_size, unit="img",
                         disable=None, dynamic_ncols=True, smoothing=0.05)
         with self.stop_signal, self.bar:
-            while not self.finished:
+            while not self.finished and self.epoch < (last or math.inf):
                 yield self.epoch
                 if self.stop_signal.number:
                     stop(self)
