@@ -52,7 +52,7 @@ def get_args_parser():
 def add_grade_flags(add):
     add("task", choices=tuple(TASKS))
     add("submissions", nargs="+", metavar="SUBMISSION",
-        help="a folder, zip or CSV, or a bulk download of Moodle or Canvas")
+        help="a folder, zip, CSV or checkpoint, or a bulk download of Moodle or Canvas")
     add("--truth", required=True, help="the folder of one split, as for training, or scenes")
     add("--rubric", help='a JSON file: {"metric": [[value, points], ...]} (default: from the truth)')
     add("--roster", help="a CSV with the columns name,id: a student without a submission gets a row, too")

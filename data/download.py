@@ -40,8 +40,7 @@ TORCHVISION = {
 
 
 def find_torchvision(name: str, root: str) -> tuple[dict[str, Samples], list[str], Classes | None]:
-    """(splits, classes of the labels, classes of the masks) of VOC or CIFAR-10, which torchvision downloads. Raises
-    InputError if files are missing."""
+    """(splits, classes of labels, classes of masks) of VOC or CIFAR-10, from torchvision. Raises InputError."""
     make, parts, classes = TORCHVISION[name]
     try:
         if not os.path.isdir(root):

@@ -49,8 +49,7 @@ def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, st
 
 
 def bare(name: str) -> tuple[str, bool]:
-    """A file's name for pairing, in lower case and Unicode's NFC, without words for images or masks at its ends. Also
-    returns whether one of these words was for a mask."""
+    """(a file's name for pairing, without words for images or masks at its ends; whether one was for a mask)."""
     folder, _, stem = nfc(name).lower().rpartition("/")
     parts, taken = re.split("[_ -]", stem), []
     for end in (-1, 0):
@@ -191,9 +190,8 @@ def hold_out(data: DataSet, present: np.ndarray) -> None:
 
 
 def choose(group: list[int], count: int, has: np.ndarray) -> list[int]:
-    """Remove `count` samples from a group and return them. First one of each class is taken, the rarest class first, if
-    another one of the group has this class and less than a quarter is taken. Then the first ones of the group are
-    taken. has: bool (N, K), which class is in which sample."""
+    """Take `count` samples out of a group and return them: first one of each class, the rarest first, if another one of
+    the group has it and less than a quarter is taken; then the first ones. has: bool (N, K), which class is where."""
     chosen, most, frequency = [], max(count, len(group) // 4), has[group].sum(0)
     for k in np.argsort(frequency, kind="stable")[np.count_nonzero(frequency == 0):]:
         having = [i for i in group if has[i, k]]

@@ -2,7 +2,6 @@
 import contextlib
 import math
 import os
-import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -130,8 +129,7 @@ def read_image(path, levels=None, channels=3) -> Image.Image:
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """An 8-bit image at (height, width), bilinear: uint8 (H, W, C). Each channel by itself: Pillow would weigh colours
-    by the fourth one, which may be infrared."""
+    """An 8-bit image at (height, width), uint8 (H, W, C), channel by channel: Pillow would weigh colours by alpha."""
     return np.dstack([band.resize(size[::-1], Image.Resampling.BILINEAR) for band in image.split()])
 
 
@@ -157,12 +155,6 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def loses_bits(image) -> bool:
-    """Whether an open file has colours of more than 8 bits, of which Pillow reads the upper 8."""
-    tiles = str(getattr(image, "tile", ""))  # the decoders' arguments
-    return bool(re.search(r"(RGB[AX]?|LA|CMYK);16|SGI16|'RGB', \d{4}", tiles))
 
 
 def common_levels(paths: list[str]) -> tuple[float, float] | None:

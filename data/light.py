@@ -38,7 +38,8 @@ def windows(s, wall, number, shop, u, v):
                       np.abs(up + .08 * shop) / np.where(shop, .34, .3))
     bars = ((np.abs(across) < .015) | (np.abs(up - .1) < .012)) & ~shop
     wall = wall * np.where(v % 1 < .05, .86, 1)
-    wall = np.where(shop & (up > .28) & (up < .44), np.roll(wall, 1, 0) * .6, wall)
+    awning = shop & (up > .28) & (up < .44)
+    wall[:, awning] = wall[[2, 0, 1]][:, awning] * .6
     frame = (edge < 1.2) & ~shop | (up < -.3) & (up > -.36) & (np.abs(across) < .3)
     wall = np.where(frame, wall * .35 + 130, wall)
     lit = (chance > .3) & s.weather.lamps
@@ -55,10 +56,10 @@ def paint(s, table, number, x, y, z):
     fine, coarse = texture(GRAIN, u * 24, v * 24), texture(GRAIN, u * 1.7 + 50, v * 1.7)
     tone = 1 + near * (.07 * (fine + coarse) + leaf * (.10 * fine + .16 * coarse))
     p, q = (u - np.where(ground, 0, at_x + at_z)) / width, (v - at_y) / height
-    tone[leaf] *= np.clip(.85 + .3 * q + (.1 + .6 * s.weather.sun) * p * s.sun, .4, 1.6)[leaf]
+    tone[leaf] *= np.clip(.85 + .3 * q[leaf] + (.1 + .6 * s.weather.sun) * p[leaf] * s.sun, .4, 1.6)
     joint = (width < 99) & ~leaf & ~facade & (np.minimum(np.abs(p - np.rint(p)), np.abs(q - np.rint(q))) < .07)
-    tone[joint] *= 1 - .3 * np.clip(2 - 6 * z / s.across / np.minimum(width, height), 0, 1)[joint]
-    tone[kind == GLASS] *= 1 + 1.5 * np.clip(y - 1, 0, 1)[kind == GLASS]
+    tone[joint] *= 1 - .3 * np.clip(2 - 6 * z[joint] / s.across / np.minimum(width[joint], height[joint]), 0, 1)
+    tone[kind == GLASS] *= 1 + 1.5 * np.clip(y[kind == GLASS] - 1, 0, 1)
     tone *= np.where(ground | leaf, 1, .72 + .28 * np.clip(y, 0, 1))  # low parts get less light
     rgb, shines = table[:3].take(number, 1), (kind == LAMP) & s.weather.lamps
     rgb[:, facade], shines[facade] = windows(s, rgb[:, facade], number[facade], kind[facade] == SHOP, p[facade],

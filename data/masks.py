@@ -44,8 +44,7 @@ def scored_classes(classes: Classes) -> tuple[list[str], list[tuple[int, int, in
 
 
 def read_classes(folder) -> Classes | None:
-    """Read the classes.csv (id, name, r, g, b; colours are optional) in a folder or its parent; None if there is none.
-    Raises InputError that names the file and the row."""
+    """The classes.csv (id, name, r, g, b; colours optional) in a folder or its parent, or None. Raises InputError."""
     folder = os.path.abspath(folder)
     paths = [os.path.join(place, "classes.csv") for place in (folder, os.path.dirname(folder))]
     if not (path := next(filter(os.path.isfile, paths), None)):
@@ -109,12 +108,11 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
 
 
 def read_mask(path, classes: Classes | None = None) -> np.ndarray:
-    """The raw mask in a file, upright: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError. If
-    only the alpha channel varies, it is the mask: 0 and 255."""
+    """The raw mask in a file: uint8 (H, W) ids or palette indices, or (H, W, 3) RGB. Raises InputError."""
     with open_image(path) as file:
         image = by_palette(ImageOps.exif_transpose(file), classes and classes.colors)
         spread = np.ptp(image.getextrema(), -1) if image.mode in ("RGBA", "LA") else [0]
-        if spread[-1] and not any(spread[:-1]):
+        if spread[-1] and not any(spread[:-1]):  # only alpha varies
             image = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
         elif len(image.getbands()) > 1:
             image = image.convert("L" if image.mode == "LA" else "RGB")

@@ -1,13 +1,16 @@
 """A data set, and the samples of its splits before decoding: files, one array, or scenes to draw."""
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from data import InputError, light, scenes, street
-from data.images import loses_bits, open_image, printable, read_header, resize, to_8_bits
+from data.images import open_image, printable, read_header, resize, to_8_bits
 from data.masks import Classes, as_ids, decode_mask, read_mask
 
+# Decoders' arguments for colours of more than 8 bits, of which Pillow reads the upper 8.
+DEEP_COLORS = re.compile(r"(RGB[AX]?|LA|CMYK);16|SGI16|'RGB', \d{4}")
 NOTED = {  # facts, and the notes on them: how many images, then this
     "greyscale": "greyscale images, from which the network learns grey",
     "turned": "images are turned as their EXIF data say, but masks are not; remove the EXIF data if that is wrong",
@@ -90,7 +93,7 @@ class Samples:
         mask, uint8 (H, W), a label, int64 (), or None; facts are keys of NOTED."""
         path, target, facts = self.images[i], self.targets and self.targets[i], []
         with open_image(path) if isinstance(path, str) else Image.fromarray(path) as image:
-            facts += ["upper bits"] * loses_bits(image)
+            facts += ["upper bits"] * bool(DEEP_COLORS.search(str(getattr(image, "tile", ""))))
             pixels = to_8_bits(image, data.levels, data.channels)
             if data.channels == 3 and image.mode in ("RGBA", "LA") and np.ptp(image.getchannel("A").getextrema()):
                 facts.append("see-through")

@@ -58,6 +58,7 @@ class Street:
         self.rows = [(0,) * 11]  # of surfaces, see polygon; number 0 is the sky
         self.lights = []  # (x, y, z, colour, reach in metres)
         self.shade = Image.new("L", size[::-1])  # how dark the shadows on the ground are
+        self.shader = ImageDraw.Draw(self.shade)
 
     def some(self, choice):
         """A random item of a list, or a random number in a range (low, high); any other value stays as it is."""
@@ -87,11 +88,10 @@ class Street:
 
     def project(self, points):
         """[(x, y, z)] in metres -> [(column, row)] on the canvas."""
-        flat, left, across, eye_x, bend = [], self.left, self.across, self.eye_x, self.bend
-        for x, y, z in points:
-            z = z if z > NEAR else NEAR  # max takes thrice the time
-            flat.append((left + across * ((x - eye_x) / z + bend * z), self.top + self.down * (self.eye_y - y) / z))
-        return flat
+        left, top, across, down, bend = self.left, self.top, self.across, self.down, self.bend
+        eye_x, eye_y = self.eye_x, self.eye_y
+        return [(left + across * ((x - eye_x) / (far := z if z > NEAR else NEAR) + bend * far),  # max: thrice the time
+                 top + down * (eye_y - y) / far) for x, y, z in points]
 
     def polygon(self, points, rgb, label, material=MATT, shade=1.0, cell=PLAIN, side=False, thickness=0.0):
         """Fill (x, y, z) points, or draw a line of a thickness in metres, at least one final pixel.
@@ -118,14 +118,14 @@ class Street:
         field = crowns()[cone][self.rng.integers(8)]
         if right > 0 and left < self.width and z > NEAR:
             size = math.ceil(right - left), math.ceil(bottom - top)
-            leaves = Image.fromarray(np.asarray(field.resize(size, Image.Resampling.BILINEAR)) > 127)
+            leaves = field.resize(size, Image.Resampling.BILINEAR).point([0] * 128 + [255] * 128, "1")
             number = self.surface(rgb, TREE, LEAF, (x, y, z), (radius_x, radius_y))
             self.canvas.paste(number, (round(left), round(top)), leaves)
 
     def shadow(self, points, dark):
         """A shadow over these (x, z) of the ground; dark: the share of light that it takes away."""
         flat = [(column / SUPER, row / SUPER) for column, row in self.project([(x, 0, z) for x, z in points])]
-        ImageDraw.Draw(self.shade).polygon(flat, int(255 * dark))
+        self.shader.polygon(flat, int(255 * dark))
 
     def stand(self, x, z, radius_x, radius_z, height):
         """The shadows of a thing of this height: a long one away from the sun, a dark one under it."""
@@ -157,10 +157,14 @@ class Street:
 
 
 @lru_cache
+def corners_of_disc(corners, start):
+    angles = [start + 2 * math.pi * i / corners for i in range(corners)]
+    return [(math.cos(a), math.sin(a)) for a in angles]
+
+
 def disc(x, y, radius, radius_y=None, corners=12, start=0.0):
     """The corners of a regular polygon: [(x, y)]."""
-    angles = [start + 2 * math.pi * i / corners for i in range(corners)]
-    return [(x + radius * math.cos(a), y + (radius_y or radius) * math.sin(a)) for a in angles]
+    return [(x + radius * u, y + (radius_y or radius) * v) for u, v in corners_of_disc(corners, start)]
 
 
 @lru_cache
@@ -301,8 +305,7 @@ def figure(s, x, z, end, name, size=1.0, heading=None):
             s.lights.append((*points[0], LAMPLIGHT, points[0][1] * .8))
 
 
-# A vehicle: its width, its profile in (z, y) from the rear bumper to the front bumper, the segments of the profile that
-# are glass, and its side window.
+# A vehicle: its width, its profile in (z, y) from rear to front, the profile's segments of glass, its side window.
 SALOON = (1.76, ((0, .3), (0, .88), (.45, .95), (1, 1.42), (2.5, 1.46), (3.2, .98), (4.2, .8), (4.2, .3)), (2, 4),
           ((.8, .98), (1.15, 1.34), (2.4, 1.37), (2.9, .98)))
 HATCHBACK = (1.72, ((0, .3), (0, .9), (.35, 1.5), (2.3, 1.55), (3, 1), (3.8, .85), (3.8, .3)), (1, 3),

@@ -6,7 +6,7 @@ grading.py     a class's submissions (downloads.py), each scored (scoring.py) ag
 limits.py      processes with limits, in which submissions are opened (submissions.py, predictions.py)
 counts.py      rows of counts, whose sums give the scores of any set of images
 reporting.py   the homework's report: fills in report_template.md; claims.py makes the verdicts
-pages.py       the pages of the grades, with pages.css and pages.js"""
+pages.py       the pages of the grades, with pages.html, pages.css and pages.js"""
 import torch
 import torch.nn.functional as F
 

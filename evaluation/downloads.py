@@ -31,7 +31,7 @@ def find_submissions(paths):
     """The submissions that the command line names. A bulk download, a folder or zip, holds one for each student. If
     there are other paths, their names begin with its name: one student's zip must not pass for the others' work."""
     places = [path for path in paths if os.path.isdir(path) or path.lower().endswith(".zip")]
-    downloads = dict(run_each(list_download, places, LIMITS["time"], LIMITS["memory"], usable_cores()))
+    downloads = dict(run_each(list_download, places, lambda _: LIMITS["time"], LIMITS["memory"], usable_cores()))
     bases, found = [os.path.basename(path) for path in paths], []
     for path, base in zip(paths, bases):
         shown = printable(base if bases.count(base) == 1 else path)

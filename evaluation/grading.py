@@ -1,9 +1,6 @@
 """Grade a class's submissions against the truth.
 
-    python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*
-
-downloads.py finds the students' submissions. Each is read in a process of its own (limits.py, submissions.py,
-predictions.py), scored (scoring.py, counts.py) against the truth, given points (truth.py) and a page (pages.py)."""
+    python evaluate.py grade segmentation --truth data/camvid/test --out grades SUBMISSIONS/*"""
 import hashlib
 import itertools
 import json
@@ -29,6 +26,7 @@ from evaluation.downloads import add_roster, find_submissions
 from evaluation.limits import LIMITS, Exceeded, run_each
 from evaluation.pages import feedback_page, grades_page
 from evaluation.scoring import grade_job
+from evaluation.submissions import is_network
 from evaluation.truth import BASELINES, default_rubric, open_truth, read_rubric
 from utils import write_atomically, write_csv
 
@@ -38,8 +36,11 @@ def grade_all(truth, sources, out):
     jobs = [(name, source, out / "graded" / f"{plain_name(name)}{'' if source else '~'}.json")
             for name, source in sources.items()]
     pixels = max(math.prod(np.shape(target)[:2]) for target in truth.targets)
-    seconds = LIMITS["time"] + LIMITS["time an image"] * len(truth.names)
     memory = LIMITS["memory"] + LIMITS["memory a pixel"] * pixels
+
+    def seconds(job):
+        return LIMITS["time"] + LIMITS["time an image" + " of a network" * is_network(job[1])] * len(truth.names)
+
     for (name, _, record), grade in run_each(partial(grade_job, truth), jobs, seconds, memory, usable_cores()):
         if not isinstance(grade, Exceeded):
             write_atomically(record, json.dumps(grade), durable=False)

@@ -13,6 +13,7 @@ from data.cache import START_METHOD, follow_parent
 LIMITS = {  # README.md shows the same table
     "time": 60,  # seconds for a submission, and more for each true image:
     "time an image": 1,
+    "time an image of a network": 20,  # on one core
     "memory": 3 << 30,  # bytes for a submission's process, and more for each pixel of the largest true image:
     "memory a pixel": 256,
     "result": 16 << 20,  # bytes that the process may send back
@@ -34,22 +35,23 @@ class Exceeded(InputError):
 
 def run_each(function, jobs, seconds, memory, processes):
     """Yield (job, function(job)) as the jobs end. Each has its own process; `processes` run at a time. The result is an
-    Exceeded if a job takes more than its seconds or memory (bytes), or if its process dies."""
+    Exceeded if a job takes more than seconds(job) or memory (bytes), or if its process dies."""
     context, waiting, running = get_context(START_METHOD), deque(jobs), {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 reader, writer = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(writer, function, waiting[0], memory), daemon=True)
+                job = waiting.popleft()
+                process = context.Process(target=_work, args=(writer, function, job, memory), daemon=True)
                 process.start()
                 writer.close()  # otherwise the pipe would stay open after the process ends
-                running[reader] = process, waiting.popleft(), time.monotonic() + seconds
+                running[reader] = process, job, time.monotonic() + seconds(job)
             first = min(deadline for *_, deadline in running.values())
             ended = connection.wait(running, max(first - time.monotonic(), 0))
             late = [reader for reader, (*_, deadline) in running.items() if deadline <= time.monotonic()]
             for reader in ended or late:
                 process, job, _ = running.pop(reader)
-                result = _receive(reader) if ended else Exceeded("time", f"it took more than {seconds:.0f} seconds")
+                result = _receive(reader) if ended else Exceeded("time", f"it took more than {seconds(job):.0f} s")
                 process.kill()
                 process.join()
                 yield job, result

@@ -10,7 +10,7 @@ from evaluation.counts import BY_CLASS, MEANING
 from evaluation.submissions import TROUBLES
 from utils import figure_colors
 
-STYLE, SORT = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pages.css", "pages.js"))
+PAGE, STYLE, SORT = (Path(__file__).with_name(f"pages.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
 
 
 def feedback_page(args, truth, baselines, name, grade):
@@ -109,7 +109,4 @@ def legend(keys):
 
 def page(title, *parts):
     """A whole HTML document. The parts are HTML, the title is text."""
-    title = html.escape(title)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n" + "\n".join(parts) + "\n</body></html>\n")
+    return PAGE.format(title=html.escape(title), style=STYLE, parts="\n".join(parts))

@@ -26,8 +26,8 @@ from training.machine import setup
 from training.settings import explain
 from utils import colorize_mask, figure_colors, read_csv, save_image, write_atomically, write_csv
 
-STYLE = """<style> figure { display: inline-flex; vertical-align: top; margin: 0 .75rem 1.5rem 0 }
-figure div { max-width: 40vw } figure img { min-height: 3rem } figcaption { width: 0; min-width: 100% } </style>"""
+PREDICT = {"segmentation": predict_segmentation, "classification": predict_classification,
+           "colorization": predict_colorization}
 
 
 def predict(args):
@@ -66,7 +66,7 @@ def predict(args):
     if metadata["task"] == "classification":  # for grading; a class's folder may be part of the name
         write_csv(out / "labels.csv", ({"name": "/".join(Path(image).parts[-2:])} | row for image, row in done.items()))
     keys = zip(metadata["classes"], figure_colors(metadata["colors"])) if metadata["task"] == "segmentation" else ()
-    parts = STYLE, "<p>", *legend(keys), "</p>", *(result_figure(row, out) for row in done.values())
+    parts = "<p>", *legend(keys), "</p>", *(result_figure(row, out) for row in done.values())
     write_atomically(out / "index.html", page(f"Predictions of {args.run}", *parts))
     print(f"{good} of {len(images)} images predicted into {out}; index.html shows them")
     return 2 if problems or good < len(images) else 0
@@ -84,7 +84,7 @@ def result_figure(row, out):
     images = "".join(f'<div><img src="{quote(os.fsencode(file))}" alt="" loading="lazy">{kind}</div>'
                      for kind, file in files.items())
     text = row["image"] + (f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else "")
-    return f"<figure>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
+    return f"<figure class=tile>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
 def find_inputs(words, out, on_error, taken):
@@ -112,16 +112,14 @@ def find_inputs(words, out, on_error, taken):
 def predict_image(predictor, image, out, name):
     """Predict one Pillow image and write the result; returns its columns of predictions.csv."""
     metadata, path = predictor.metadata, out / f"{name}.png"
+    result = PREDICT[metadata["task"]](predictor, image)
     if metadata["task"] == "classification":
-        label, probability = predict_classification(predictor, image)
-        return {"label": label, "probability": f"{probability:.4f}"}
+        return {"label": result[0], "probability": f"{result[1]:.4f}"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    if metadata["task"] == "colorization":
-        save_image(predict_colorization(predictor, image), path)
-    else:
-        mask = predict_segmentation(predictor, image)
-        save_image(with_palette(mask, metadata["colors"], metadata["ids"]), path)
-        save_image(overlay(image, mask, metadata["colors"]), path.with_name(f"{path.stem}_overlay.jpg"))
+    if metadata["task"] == "segmentation":
+        save_image(overlay(image, result, metadata["colors"]), path.with_name(f"{path.stem}_overlay.jpg"))
+        result = with_palette(result, metadata["colors"], metadata["ids"])
+    save_image(result, path)
     return {"prediction": path.relative_to(out).as_posix()}
 
 

@@ -108,8 +108,7 @@ def train(script, *words):
 
 
 def read_run(plan):
-    """A plan and all that its run has written, as one dict; "val" holds the best epoch's scores on val. Only the plan
-    if the run had other settings or other test images."""
+    """A plan and all that its run has written, as one dict; only the plan if it had other settings or test images."""
     config, summary = (json.loads(path.read_text()) if path.exists() else {}
                        for path in (plan["folder"] / "config.json", plan["folder"] / "summary.json"))
     settings = config.get("settings", {})

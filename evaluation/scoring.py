@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.images import printable, read_image
+from data.images import printable, read_image, stop
 from data.masks import VOID
 from evaluation.counts import COMPUTE, METRICS
+from evaluation.predicting import PREDICT
 from evaluation.predictions import read_images, read_labels
-from evaluation.submissions import TROUBLES, content_digest, list_files, say_why
+from evaluation.submissions import TROUBLES, content_digest, is_network, list_files, say_why
 from evaluation.truth import predict_baseline
+from training.checkpoint import load_predictor
 from utils import colorize_mask, errors_in_red, figure_colors
 
 
 def grade_job(truth, job):
-    """Grade a folder, zip, table of labels or baseline. If it has not changed, return its last grade. job: name, source
-    (None: the baseline of that name), file that keeps the grade."""
+    """Grade a folder, zip, table of labels, checkpoint or baseline. If it has not changed, return its last grade. job:
+    name, source (None: the baseline of that name), file that keeps the grade."""
     name, source, record = job
     torch.set_num_threads(1)  # there are as many processes as cores
     torch.empty(31 << 20, dtype=torch.uint8)  # after this glibc keeps freed memory for the next image: 10% less time
@@ -41,8 +43,21 @@ def predict(truth, name, source, troubles):
     """The pairs for grade_predictions."""
     if not source:
         return enumerate(predict_baseline(truth, name))
+    if is_network(source):
+        return run_network(truth, source)
     read = read_labels if truth.task == "classification" else read_images
     return read(truth, list_files(source, troubles), troubles)
+
+
+def run_network(truth, path):
+    """Yield (index, prediction) for every true image, from a checkpoint, which is read without running code in it."""
+    predictor = load_predictor(path, torch.device("cpu"), torch.float32)
+    metadata = predictor.metadata
+    if (metadata["task"], metadata["classes"], predictor.channels) != (truth.task, truth.classes, 3):
+        stop("this network is for another task, or for other classes or images than the true ones")
+    for index, image in enumerate(truth.images):
+        prediction = PREDICT[truth.task](predictor, read_image(image, metadata.get("levels")))
+        yield index, truth.classes.index(prediction[0]) if truth.task == "classification" else np.array(prediction)
 
 
 def grade_predictions(truth, predict, source):

@@ -10,14 +10,6 @@ BY_CLASS = "iou", "dice", "precision", "recall"
 MARGIN = 96  # rows, about as far as a U-Net sees
 
 
-@torch.inference_mode()
-def predicted_masks(predictor, split):
-    """Yield (truth, prediction), uint8 masks (B, H, W) on the device, over a split."""
-    predictor.model.eval()
-    for images, masks, _ in utils.batches(split, 32, predictor.device):
-        yield masks, predicted_classes(predictor, images)
-
-
 def predicted_classes(predictor, images):
     """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8. With "tile": strip by strip."""
     if not predictor.metadata.get("tile"):
@@ -30,10 +22,11 @@ def predicted_classes(predictor, images):
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """A dict of miou, pixel_accuracy, frequency_weighted_iou; BY_CLASS, each a dict with None for 0/0; `images`, the
-    mIoU of each image; with `outlines` (slow) boundary_f1."""
+    """miou, pixel_accuracy, ...; BY_CLASS, dicts with None for 0/0; images: mIoU of each; with outlines boundary_f1."""
+    predictor.model.eval()
     classes, pixels, edges = predictor.metadata["classes"], [], []
-    for truth, prediction in predicted_masks(predictor, split):
+    for images, truth, _ in utils.batches(split, 32, predictor.device):
+        prediction = predicted_classes(predictor, images)
         pixels.append(utils.pixel_counts(truth, prediction, len(classes)).numpy())
         if outlines:
             pairs = zip(truth.cpu().numpy(), prediction.cpu().numpy())

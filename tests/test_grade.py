@@ -25,7 +25,9 @@ from data import InputError
 from data.masks import NO_CLASS, VOID
 from evaluation import grading
 from evaluation.counts import segmentation_metrics, segmentation_row
-from evaluation.segmentation import with_palette
+from evaluation.segmentation import predict_segmentation, with_palette
+from models import build_network
+from training.checkpoint import load_predictor, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -335,6 +337,34 @@ def test_colorization(tmp_path):
     write(tmp_path, {"truth/tiny.png": png(np.zeros((10, 30, 3), np.uint8))})
     with pytest.raises(InputError, match="tiny.png: less than 11"):
         grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "same"])
+
+
+def test_a_checkpoint_is_a_submission(tmp_path):
+    rng = np.random.default_rng(3)
+    write(tmp_path / "truth", {f"images/{name}.png": png(COLORS[draw_mask(rng, (1,))]) for name in NAMES[:2]})
+    write(tmp_path / "truth", {f"masks/{name}.png": png(draw_mask(rng, (1,))) for name in NAMES[:2]})
+    network = {"name": "unet", "in_channels": 3, "out_channels": 2, "width": 4, "depth": 2}
+    metadata = {"task": "segmentation", "network": network, "data": "x", "classes": ["background", "foreground"],
+             "colors": [[0, 0, 0], [9, 9, 9]], "ids": [0, 1], "size": [32, 32], "seed": 0}
+    model = build_network(network)
+    save_checkpoint(tmp_path / "run.pt", metadata | {"weights": model.state_dict()})
+    save_checkpoint(tmp_path / "other.pt", metadata | {"task": "colorization", "weights": model.state_dict()})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # threads of before, which a forked process does not have, are not waited for
+    model(torch.rand(1, 3, 256, 256))
+    rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "run.pt", tmp_path / "other.pt"])
+    torch.set_num_threads(before)
+    assert rows["run.pt"]["status"] == "ok" and rows["other.pt"]["status"] == "refused"
+    assert "another task" in rows["other.pt"]["problems"]
+    predictor = load_predictor(tmp_path / "run.pt", torch.device("cpu"), torch.float32)
+    counts = sum(utils.pixel_counts(*(torch.from_numpy(mask)[None] for mask in (
+        np.array(Image.open(tmp_path / f"truth/masks/{name}.png")),
+        predict_segmentation(predictor, Image.open(tmp_path / f"truth/images/{name}.png")))), 2) for name in NAMES[:2])
+    foreground = utils.segmentation_scores(counts[0].numpy())["iou"][1]
+    assert float(rows["run.pt"]["foreground_iou"]) == pytest.approx(foreground, abs=1e-6)
+    (tmp_path / "borrowed.pt").symlink_to(tmp_path / "run.pt")
+    rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "borrowed.pt"])
+    assert rows["borrowed.pt"]["status"] == "refused" and "link" in rows["borrowed.pt"]["problems"]
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -16,6 +16,7 @@ from PIL import Image
 
 import utils
 from evaluation import grading, limits, scoring
+from models import build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,9 +27,9 @@ def test_limits_hold():
             "torch": lambda: torch.ones(1 << 30).tolist(), "result": lambda: "x" * (17 << 20),
             "crash": lambda: os.kill(os.getpid(), signal.SIGTERM),
             "killed": lambda: os.kill(os.getpid(), signal.SIGKILL)}
-    results = dict(limits.run_each(lambda name: acts[name](), acts, 60, 256 << 20, 8))
+    results = dict(limits.run_each(lambda name: acts[name](), acts, lambda _: 60, 256 << 20, 8))
     assert results.keys() == acts.keys() and results["fine"] == acts["fine"]()
-    results |= limits.run_each(time.sleep, [60], 0.5, 256 << 20, 8)
+    results |= limits.run_each(time.sleep, [60], lambda _: 0.5, 256 << 20, 8)
     found = {name: result.limit for name, result in results.items() if isinstance(result, limits.Exceeded)}
     assert found == {60: "time", "memory": "memory", "torch": "memory", "result": "result", "died": "died",
                      "crash": "died", "killed": "died"}
@@ -37,6 +38,36 @@ def test_limits_hold():
 def test_the_readme_names_every_limit():
     table = re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", (ROOT / "evaluation/README.md").read_text("utf-8"), re.M)
     assert {"limit", *limits.LIMITS} == set(table)
+
+
+def test_hostile_checkpoints_are_stopped(tmp_path, monkeypatch):
+    """What is described in a few bytes and takes hours or gigabytes."""
+    write(tmp_path / "truth", {f"{split}/{kind}/x.png": png(np.zeros((8, 8, 3), np.uint8))
+                               for split in ("train", "test") for kind in ("cat", "dog")})
+    nested = b"\x80\x02}(" + b"N\x85q\x00" + b"h\x00h\x00\x86q\x00" * 59 + b"h\x00K\x01u."  # takes years to hash
+    array = b"\x80\x02c__builtin__\nbytearray\nJ" + (2**31 - 1).to_bytes(4, "little") + b"\x85R."
+    for name, data in {"nested.pt": nested, "array.pt": array}.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("archive/data.pkl", data)
+            archive.writestr("archive/version", b"3\n")
+    network = {"name": "resnet18", "classes": 2, "width": 1024}  # 64 of which are usual
+    with torch.device("meta"):
+        weights = build_network(network).state_dict()
+    metadata = {"task": "classification", "network": network, "data": "x", "classes": ["cat", "dog"], "colors": [],
+             "ids": [], "mirror": False, "size": [32, 32], "seed": 0}
+    torch.save(metadata | {"weights": {key: torch.zeros((), dtype=value.dtype).expand(value.shape)
+                                    for key, value in weights.items()}}, tmp_path / "wide.pt")
+    narrow = network | {"width": 4}
+    torch.save(metadata | {"network": narrow, "size": [32768, 32768], "weights": build_network(narrow).state_dict()},
+               tmp_path / "large.pt")
+    monkeypatch.setitem(limits.LIMITS, "time", 3)
+    monkeypatch.setitem(limits.LIMITS, "time an image of a network", 1)
+    monkeypatch.setitem(limits.LIMITS, "memory", 1 << 30)
+    rows = grade("classification", tmp_path / "truth/test", tmp_path / "out", sorted(tmp_path.glob("*.pt")))
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, "refused")
+    array = "memory" if torch.__version__ >= (2, 6) else ""  # before, torch itself refused it
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "nested.pt": "time", "array.pt": array, "wide.pt": "memory", "large.pt": "memory"}
 
 
 def jpeg(segment, count, image):

@@ -33,8 +33,7 @@ class Run:
         for epoch in run.epochs():
             for images, targets, draws in run.batches(train):
                 ... run.step(loss)
-            run.end_epoch(scores, best)
-    """
+            run.end_epoch(scores, best)"""
 
     def __init__(self, args, device, dtype, network, data, model, **metadata):
         """`network` is the description of `model`; `metadata` goes into each checkpoint. Raises InputError."""
