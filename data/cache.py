@@ -87,7 +87,7 @@ def check_loaders(split: Split, workers: int, batch_size: int, memory: float = N
 
 
 def follow_parent(worker=None) -> None:
-    """Make a worker process end when its parent ends or is killed. Ctrl-C reaches both; only the parent handles it."""
+    """Set up a worker process: it ends when its parent ends or is killed, and leaves Ctrl-C to the parent."""
     def follow():
         multiprocessing.parent_process().join()
         os._exit(1)

@@ -56,7 +56,7 @@ def colorization_known(truth):
 
 
 def colorization_row(truth, prediction, classes, known):
-    """RGB (H, W, 3) uint8 -> (9,): color_metrics, the truth's own, 1, credit for colour. known: colorization_known."""
+    """RGB (H, W, 3) uint8 -> (9,): color_metrics, the truth's colourfulness and sharpness, 1, the colours' credit."""
     own = [0, 0, 100, 0, 0]  # a missing prediction: its delta_e is that of black and white
     if prediction is not None:
         (true, true_lab), (image, lab) = map(in_rgb_and_lab, (truth, prediction))

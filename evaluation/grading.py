@@ -39,7 +39,8 @@ def grade_all(truth, sources, out):
     memory = LIMITS["memory"] + LIMITS["memory a pixel"] * pixels
 
     def seconds(job):
-        return LIMITS["time"] + LIMITS["time an image" + " of a network" * is_network(job[1])] * len(truth.names)
+        each = LIMITS["time an image of a network" if is_network(job[1]) else "time an image"]
+        return LIMITS["time"] + each * len(truth.names)
 
     for (name, _, record), grade in run_each(partial(grade_job, truth), jobs, seconds, memory, usable_cores()):
         if not isinstance(grade, Exceeded):

@@ -24,8 +24,7 @@ from utils import colorize_mask, errors_in_red, figure_colors
 
 
 def grade_job(truth, job):
-    """Grade a folder, zip, table of labels, checkpoint or baseline. If it has not changed, return its last grade. job:
-    name, source (None: the baseline of that name), file that keeps the grade."""
+    """Grade a submission, or a baseline if its source is None. If it has not changed, return the grade in `record`."""
     name, source, record = job
     torch.set_num_threads(1)  # there are as many processes as cores
     started, content = time.monotonic(), None

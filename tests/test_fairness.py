@@ -136,7 +136,7 @@ def test_status_and_troubles_say_what_is_so(tmp_path, truth, masks):
     assert (rows["small"]["missing"], rows["small"]["wrong size"]) == ("0", "6")
     assert [rows["partly"][key] for key in ("missing", "wrong size", "unreadable")] == ["0", "1", "1"]
     assert not any(rows[name]["group"] for name in ("broken", "broken too", "sevens", "more"))
-    assert rows["weights"]["problems"].count("your own network's file is not run here") == 2
+    assert rows["weights"]["problems"].count("your own network's file cannot be run") == 2
     assert float(rows["void"]["void"]) == pytest.approx(0.25) and float(rows["void"]["pixel_accuracy"]) < 0.76
     for path in (tmp_path / "out").rglob("*.[hc]*"):  # pages and the CSV
         text = path.read_text("utf-8")
