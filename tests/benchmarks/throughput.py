@@ -47,7 +47,7 @@ import train_segmentation  # noqa: E402
 from data.augment import augment  # noqa: E402
 from data.masks import VOID  # noqa: E402
 from data.sources import find_source, open_data  # noqa: E402
-from evaluation.predicting import predict  # noqa: E402
+from evaluation.runs import predict  # noqa: E402
 from evaluation.segmentation import score_segmentation  # noqa: E402
 from models import build_network, count_gflops  # noqa: E402
 from training.checkpoint import autocast, load_predictor, save_checkpoint  # noqa: E402
@@ -171,7 +171,7 @@ def train_ours(options, name):
             return time.perf_counter() - started, stepping
 
         averaging = 0.0  # the running average is the loop's own, and a part of run.step
-        update = run.average.update if run.average else None
+        update = run.average.update_parameters if run.average else None
 
         def timed_update(*args):
             nonlocal averaging
@@ -180,7 +180,7 @@ def train_ours(options, name):
             averaging += time.perf_counter() - begun
 
         if run.average:
-            run.average.update = timed_update
+            run.average.update_parameters = timed_update
 
         run.model.train()
         ready = change(*next(batches(split, run.batch_size, device, epoch=0)))
