@@ -10,7 +10,7 @@ from importlib import import_module
 from training.flags import TASKS, Parser, add_place, parse, positive_int
 
 # The module of each command's function. Only that module is imported, because torch takes seconds.
-COMMANDS = {"score": "evaluation.scores", "predict": "evaluation.predicting", "grade": "evaluation.grading",
+COMMANDS = {"score": "evaluation.runs", "predict": "evaluation.runs", "grade": "evaluation.grading",
             "report": "evaluation.reporting"}
 
 

@@ -1,7 +1,7 @@
 """After training: scores, drawings, predictions, grades, and the report.
 
 segmentation.py, classification.py, colorization.py   score, draw and predict: one file per task
-scores.py, predicting.py   a run's scores; predictions for own images
+runs.py        the scores of a run, and its predictions for own images
 grading.py     a class's submissions (downloads.py), each scored (scoring.py) against the truth (truth.py)
 limits.py      processes with limits, in which submissions are opened (submissions.py, predictions.py)
 counts.py      rows of counts, whose sums give the scores of any set of images

@@ -15,7 +15,7 @@ from PIL import Image
 from data.images import printable, read_image, stop
 from data.masks import VOID
 from evaluation.counts import COMPUTE, METRICS
-from evaluation.predicting import PREDICT
+from evaluation.runs import PREDICT
 from evaluation.predictions import read_images, read_labels
 from evaluation.submissions import TROUBLES, content_digest, is_network, list_files, say_why
 from evaluation.truth import predict_baseline

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.sources import open_data
 from evaluation import enlarge, segmentation
-from evaluation.predicting import overlay
+from evaluation.runs import overlay
 from evaluation.segmentation import predict_segmentation, predicted_classes
 from training.checkpoint import PRETRAINED, load_predictor, load_run, save_checkpoint
 from training.settings import crop_size

@@ -8,11 +8,7 @@ import sys
 import torch
 
 from data import InputError
-
-try:
-    import resource
-except ImportError:  # Windows: no peak memory
-    resource = None
+from data.cache import resource
 
 OLDER_GPUS = 'pip install "torch<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,13 +46,9 @@ def choose_device(name):
     if "no kernel image" in reason:
         reason = f"this torch has no kernels for {torch.cuda.get_device_name(wanted)}; for older GPUs: {OLDER_GPUS}"
     if name != "auto":
-        raise InputError(f"--device {name}: {reason}; leave it out to take the best there is")
+        raise InputError(f"--device {name}: {reason}; leave it out, and one that works is taken")
     print(f"the GPU cannot be used ({reason}): using the CPU instead", file=sys.stderr)
     return torch.device("cpu")
-
-
-def cpu_capabilities():
-    return getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.4 lacks it
 
 
 def fastest_sound_dtype(device):
@@ -66,7 +58,7 @@ def fastest_sound_dtype(device):
         if capability < (7, 0) or "GTX 16" in torch.cuda.get_device_name(device):  # no tensor cores; NaN on GTX 16xx
             return torch.float32
         return torch.bfloat16 if capability >= (8, 0) else torch.float16
-    has = cpu_capabilities() if device.type == "cpu" else {}
+    has = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}  # torch 2.4 lacks it
     # ONEDNN_MAX_CPU_ISA can keep oneDNN from using it: then the CPU works like an older one.
     native = (has.get("avx512_bf16") or has.get("amx_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else torch.float32
@@ -76,7 +68,7 @@ def describe_machine(device):
     """Versions and hardware, for config.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     if device.type == "cpu":
-        name = cpu_capabilities().get("cpu_name", name)
+        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", name)
     return {"device": str(device), "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "python": platform.python_version(), "torch": torch.__version__}
 
@@ -85,6 +77,6 @@ def peak_memory_mb(device):
     """The peak memory so far, in MB: the GPU's or, without one, the process's; nan on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    if resource is None:
+    if resource is None:  # Windows
         return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -42,7 +42,7 @@ from data.sources import open_data  # noqa: E402
 from evaluation import grading, pages, scoring  # noqa: E402
 from evaluation.classification import predict_classification  # noqa: E402
 from evaluation.colorization import predict_colorization  # noqa: E402
-from evaluation.predicting import predict  # noqa: E402
+from evaluation.runs import predict  # noqa: E402
 from evaluation.segmentation import predict_segmentation  # noqa: E402
 from models import build_network  # noqa: E402
 from training.checkpoint import load_predictor, save_checkpoint  # noqa: E402

@@ -1,4 +1,4 @@
-"""Predictions for your own images: find the images, name the results, and predict on all cores."""
+"""A run's network at work: its scores on any data of its task, and its predictions for your own images."""
 import contextlib
 import glob
 import html
@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,18 +17,42 @@ from tqdm import tqdm
 
 from data import InputError
 from data.images import is_image, list_images, read_image
-from evaluation.classification import predict_classification
-from evaluation.colorization import predict_colorization
+from data.sources import open_data
+from evaluation import print_scores
+from evaluation.classification import predict_classification, score_classification
+from evaluation.colorization import predict_colorization, score_colorization
 from evaluation.pages import legend, page
-from evaluation.segmentation import predict_segmentation, with_palette
+from evaluation.segmentation import predict_segmentation, score_segmentation, with_palette
 from training.checkpoint import load_predictor
 from training.flags import refuse
 from training.machine import setup
 from training.settings import explain
 from utils import colorize_mask, figure_colors, read_csv, save_image, write_atomically, write_csv
 
+SCORE = {"segmentation": score_segmentation, "classification": score_classification,
+         "colorization": partial(score_colorization, baselines=True)}
 PREDICT = {"segmentation": predict_segmentation, "classification": predict_classification,
            "colorization": predict_colorization}
+
+
+def score(args):
+    """Score a run on a split of its own data, or of other data of the same task and classes."""
+    predictor = load_predictor(args.run, *setup(args))
+    metadata, task = predictor.metadata, predictor.metadata["task"]
+    own = os.path.realpath(args.data or metadata["data"]) == os.path.realpath(metadata["data"])
+    tiled = bool(args.data) and "tile" in metadata  # then other images keep their own size
+    data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
+                     metadata["seed"], splits=(args.split,), own_size=tiled,
+                     levels=metadata.get("levels") if args.data else None, whole=not own,
+                     foreground=metadata.get("foreground", False), channels=predictor.channels)
+    if data.classes != metadata["classes"]:
+        raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
+    split = data.splits[args.split]
+    if data.assignment and own and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
+        raise InputError(f"{metadata['data']} holds other images than when the run was trained, so its split cannot be "
+                         "made again (split.json lists it): put the images back, or give a folder with --data")
+    print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
+    print_scores(SCORE[task](predictor, split))
 
 
 def predict(args):
