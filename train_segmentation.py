@@ -4,7 +4,7 @@
     python train_segmentation.py --model fcn32                                         # 0.44, 4 minutes
     python train_segmentation.py --model unet --data camvid --size 96 128 --width 32   # 0.50, 11 minutes
 
-Times are those of 2 CPU cores with bf16. The first command takes as long in float32 without AVX-512."""
+Times are those of 2 CPU cores with bf16. In float32, without AVX-512, the first command takes twice as long."""
 from training.flags import get_args_parser, parse
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def leave_stopping_to_parent(worker):
     signal.set_wakeup_fd(-1)  # it is the parent's, which would count this process's signals as its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        for number in STOPPING[1:]:
+        for number in (each for each in STOPPING[1:] if signal.getsignal(each) != signal.SIG_IGN):
             signal.signal(number, lambda *_: signal.alarm(60))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 

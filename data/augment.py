@@ -42,8 +42,8 @@ def sampling_grid(shape, draws, window, flip, rotate, scale, shift):
     zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     # A crop or a zoomed image can be shifted further. An image that is only shifted stays sharp: by whole pixels.
-    dx, dy = ((signed[:, i] * ((1 - zoom * share).clamp(min=0) + 2 * shift) * side / 2).round() * 2 / side
-              for i, side, share in ((3, width / across, across), (4, height / down, down)))
+    dx, dy = (((signed[:, i] * ((1 - zoom * share).clamp(min=0) + 2 * shift) + (1 - share)) * side / 2).round() * 2
+              / side - (1 - share) for i, side, share in ((3, width / across, across), (4, height / down, down)))
     aspect = height / width
     theta = torch.stack([cos * mirror * across, -sin * aspect * across, dx,
                          sin * mirror / aspect * down, cos * down, dy], 1).view(-1, 2, 3)

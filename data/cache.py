@@ -33,10 +33,10 @@ from data.samples import NOTED, DataSet
 
 try:
     import resource
-except ImportError:  # Windows: no limit on open files
+except ImportError:  # Windows
     resource = None
 
-CACHE_VERSION = 7  # part of the caches' names: raise it when the arrays' form or content changes
+CACHE_VERSION = 8  # part of the caches' names: raise it when the arrays' form or content changes
 KEPT = ("notes", "held_out", "classes", "colors", "ids", "levels", "counts")  # of a DataSet, in metadata.json
 JOB = 8  # samples that a worker process decodes at a time
 # A forked worker has everything imported; elsewhere than on Linux forking is unsafe or impossible.
@@ -120,8 +120,8 @@ def open_cache(data: DataSet, data_dir: str) -> None:
     folder, notes, data.notes = cache_folder(data, data_dir), data.notes, []
     if not read_cache(data, folder):
         write_cache(data, folder)
-        if not data.problems:
-            read_cache(data, folder)
+        if not data.problems and not read_cache(data, folder):  # on Windows a virus scanner may hold the new folder
+            raise InputError(f"{printable(folder)}: the cache cannot be read back; run again, or give --data-dir")
     data.notes = notes + data.notes
 
 

@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 WORDS = {word: meaning for meaning, words in {
     "train": "train training trainset",
     "val": "val valid validation valset dev",
-    "test": "test testing testset",
+    "test": "test tests testing testset",
     "image": "image images img imgs input inputs jpegimages leftimg8bit",
     "mask": "mask masks label labels gt groundtruth annot annotation annotations seg segmentation segmentationclass "
             "gtfine labelids",
@@ -34,13 +34,13 @@ FOLDER_LAYOUTS = {
 
 def place(name: str, by_class: bool = False) -> tuple[str | None, str | None, str]:
     """(split, "image" or "mask", the rest of a file's name), as its folders say; None if they do not say it. by_class:
-    a folder that names no split is a class, whatever its name."""
+    a folder that names no split, or lies in one, is a class, whatever its name."""
     split, kind, rest = None, None, []
     *folders, stem = name.split("/")
-    for folder in folders:
+    for depth, folder in enumerate(folders, 1):
         words = re.sub("(?<=[a-z])annot$", "_annot", folder.lower())
-        meanings = {WORDS.get(word) for word in re.split("[_ -]", words)}
-        if None in meanings or by_class and not meanings & {*SPLITS}:
+        meanings = {WORDS.get(word) for word in re.split("[_ -]", re.sub("[_ -]set$", "", words))}
+        if None in meanings or by_class and (split and depth == len(folders) or not meanings & {*SPLITS}):
             rest.append(folder)
             continue
         split = next(iter(meanings & {*SPLITS}), split)
@@ -211,6 +211,7 @@ def settle_size(data: DataSet) -> None:
         with contextlib.suppress(InputError):  # reported when the image is decoded
             sizes[read_header(path)[0]] += 1
     if not sizes:
+        list(map(read_header, paths[:1]))  # raises, and says why
         raise InputError(f"{printable(data.root)}: no image there can be read; add images")
     common, count = sizes.most_common(1)[0]
     if not data.size:

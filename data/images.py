@@ -150,7 +150,7 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
         values = ((values - levels[0]) * (255 / (levels[1] - levels[0]))).clip(0, 255)
         image = Image.fromarray((values + 0.5).astype(np.uint8))
     if channels != 3:
-        return image
+        return image.convert("L") if channels == 1 else image  # of a palette or of bits, too
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

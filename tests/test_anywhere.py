@@ -1,6 +1,7 @@
 """Runs are started from notebooks, threads, containers and half-made environments, and go on elsewhere."""
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from conftest import ROOT
 from PIL import Image
 
 import train_classifier
+import utils
 from data import InputError
 from data.cache import Split, check_loaders
 from training.checkpoint import load_checkpoint
@@ -127,6 +129,20 @@ def test_signals_save(run, here, words, monkeypatch, number, ignored, code):
     finally:
         signal.signal(number, before)
     assert load_checkpoint("run/last.pt")["step_in_epoch"] == (0 if ignored else 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_loader_ignores_the_signals_that_training_ignores(ignored):
+    def loader():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        utils.leave_stopping_to_parent(0)
+        os._exit(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
+
+    process = multiprocessing.get_context("fork").Process(target=loader)
+    process.start()
+    process.join()
+    assert process.exitcode == ignored
 
 
 @pytest.mark.parametrize("call", ["time.sleep(60)", "lock.acquire()"])

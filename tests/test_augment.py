@@ -1,4 +1,5 @@
 """Augmentation: counted randomness, image and mask moved as one, void where the frame left the image."""
+import pytest
 import torch
 
 from data.augment import DRAWS, augment
@@ -61,13 +62,15 @@ def test_four_channels_are_recoloured_as_one():
     assert torch.equal(changed, changed[:, :1].expand_as(changed)) and not torch.equal(changed, images / 255)
 
 
-def test_crops_are_parts_of_the_image_and_reach_all_places():
+@pytest.mark.parametrize("height, width", [(40, 60), (41, 63)])
+def test_crops_are_parts_of_the_image_and_reach_all_places(height, width):
     """The two channels hold each pixel's row and column."""
-    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     images = torch.stack([rows, columns])[None].expand(2000, -1, -1, -1).to(torch.uint8)
     draws = torch.rand(2000, DRAWS, generator=torch.Generator().manual_seed(0))
-    crops, masks = augment(images, images[:, 1], draws, (10, 20), (10 / 40, 20 / 60))
+    crops, masks = augment(images, images[:, 1], draws, (10, 20), (10 / height, 20 / width))
     crops = (255 * crops).round().long()
     assert torch.equal(crops[:, 1], masks)
     assert torch.equal(crops - crops[:, :, :1, :1], (images[:, :, :10, :20] - images[:, :, :1, :1]).long())
-    assert set(crops[:, 0, 0, 0].tolist()) == set(range(31)) and set(crops[:, 1, 0, 0].tolist()) == set(range(41))
+    assert set(crops[:, 0, 0, 0].tolist()) == set(range(height - 9))
+    assert set(crops[:, 1, 0, 0].tolist()) == set(range(width - 19))

@@ -118,7 +118,7 @@ def test_a_run_starts_from_another_of_other_classes(run, here, street, caches):
     for name in ("stem.0.weight", "down.3.1.3.weight", "up.3.up.weight"):
         torch.testing.assert_close(weights[1][name], weights[0][name])
     assert weights[1]["head.weight"].shape[0] == 2
-    for wrong, expected in ((("--model", "fcn32"), "--model"), (("--width", 6), "--width"),
+    for wrong, expected in ((("--model", "fcn32"), "--model"), (("--width", 6), "weights fit; give its --model and"),
                             (("--model", "fcn32", "--pretrained"), "--init")):
         code, _, err = run(*words, "--data", "two", "--init", "first", *wrong, "--out", "third")
         assert code == 2 and expected in err and err.count("\n") == 1
@@ -360,6 +360,21 @@ def test_a_run_whose_scores_are_never_finite_says_so(run, here, street, caches):
     assert code == 2 and "finite" in err and err.count("\n") == 1
 
 
+def test_a_table_that_excel_holds_does_not_end_a_run(run, here, street, caches, monkeypatch):
+    replace = os.replace
+
+    def locked(source, target):
+        if str(target).endswith("metrics.csv") and os.path.exists("run/metrics.csv"):
+            raise PermissionError(errno.EACCES, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", locked)
+    code, _, err = run("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--epochs", 2, "--out",
+                       "run")
+    assert code == 0 and load_checkpoint(here / "run/last.pt")["epoch"] == 2, err
+    assert len(utils.read_csv(here / "run/metrics.csv")) == 1 and (here / "run/summary.json").exists()
+
+
 def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monkeypatch):
     words = ("train_segmentation.py", "--data", street, "--data-dir", caches, *QUICK, "--out")
     assert run(*words, "whole", "--epochs", 2)[0] == 0
@@ -387,10 +402,15 @@ def test_a_full_disk_leaves_the_last_good_files(run, here, street, caches, monke
     assert failed[:2] == ["config.json", "metrics.csv"] and "next.pt" in failed
 
 
+def fail(message):
+    raise RuntimeError(message)
+
+
 @pytest.mark.parametrize("failure, expected", [
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "try --workers 0"),
     (lambda: read_image("nowhere/a\nb.png"), r"train_segmentation.py: nowhere/a\nb.png: no such file; check the name"),
     (lambda: np.empty(1 << 50), "out of memory: try a smaller --batch-size"),
+    (lambda: fail("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), "out of memory"),
 ])
 def test_what_goes_wrong_in_a_loader_is_one_line(run, here, street, caches, monkeypatch, failure, expected):
     monkeypatch.setattr(utils.WholeBatches, "__getitem__", lambda self, indices: failure())
@@ -497,6 +517,20 @@ def test_mistakes_are_one_line_and_code_2(run, here, words, expected):
     code, _, err = run(*words)
     assert code == 2 and expected in err.splitlines()[-1] and "Traceback" not in err
     assert not (here / "runs").exists()
+
+
+def test_what_a_folder_of_one_s_own_is_told(run, here, street, caches):
+    """A data set's name brings its recipe, a batch of one tiny image cannot be normalized, and the splits that were
+    made in training are made again for its scores."""
+    shutil.copytree(street / "train", "camvid")
+    words = "train_segmentation.py", "--data", "./camvid", "--data-dir", caches, *QUICK, "--epochs", 1
+    code, out, err = run(*words, "--out", "run")
+    assert code == 0 and "taken: the recipe of the data set camvid, because the folder has that name" in out, err
+    for data in ((), ("--data", here / "camvid")):
+        code, out, err = run("evaluate.py", "score", "run", *data, "--data-dir", caches)
+        assert code == 0 and "camvid/test: 1 images" in out, err
+    code, _, err = run(*words, "--size", 16, 16, "--batch-size", 1, "--out", "tiny")
+    assert code == 2 and "try a larger --batch-size or --size" in err and err.count("\n") == 1
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(here):

@@ -254,6 +254,32 @@ def test_classification_folder(tmp_path, opened):
     assert [len(split) for split in opened(tmp_path / "flat", "classification").splits.values()] == [16, 2, 2]
 
 
+def test_a_class_may_be_called_train(tmp_path, opened):
+    for split in ("train", "val", "test"):
+        for name in ("bus", "train"):
+            save(tmp_path / "mine" / f"{split}_set" / name / "0.jpg", picture(0))
+    data = opened(tmp_path / "mine", "classification")
+    assert data.classes == ["bus", "train"] and [len(split) for split in data.splits.values()] == [2, 2, 2]
+
+
+def test_one_channel_of_palettes_and_bits(tmp_path, opened):
+    """The network gets greys, not the numbers of a palette's colours."""
+    grey = np.zeros((24, 32), np.uint8)
+    grey[:, 16:] = 250
+    for i, mode in enumerate(("L", "P", "1") * 4):
+        image = Image.fromarray(grey).convert(mode, dither=Image.Dither.NONE)
+        image.putpalette([0] * 3 + [250] * 3) if mode == "P" else None
+        image = image.point(lambda value: value // 250) if mode == "P" else image
+        path = tmp_path / "mine/images" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        save(tmp_path / "mine/masks" / f"{i}.png", mask(i, size=(24, 32)))
+    data = opened(tmp_path / "mine", size=None, channels=1)
+    for split in data.splits.values():
+        for name, image in zip(split.names, split.images):
+            assert (image[0] == (255 * (grey > 0) if int(name) % 3 == 2 else grey)).all(), name
+
+
 def test_colorization_of_any_folder(tmp_path, opened):
     for i in range(10):
         save(tmp_path / "mine" / f"näh\n{i % 2}" / f"{i}.png", picture(i, (24, 32)))
@@ -286,6 +312,8 @@ LAYOUTS = {  # of images, of masks, and what the splits are called there
     "beside": ("{}/a/{}.jpg", "{}/a/{}_segmentation.png", ("train", "val", "test")),
     "VOC": ("JPEGImages/{}_{}.jpg", "SegmentationClass/{}_{}.png", ("train",)),
     "flat": ("imgs/{}_{}.jpg", "labels/{}_{}.png", ("train",)),
+    "Kaggle": ("{}/images/{}.jpg", "{}/masks/{}.png", ("training_set", "val-set", "test_set")),
+    "tests": ("{}/{}.jpg", "{}/{}_mask.png", ("train", "valid", "tests")),
 }
 
 
@@ -696,6 +724,10 @@ def test_wrong_arguments(opened, tmp_path):
                                     ("scenes", "segmentation", (0, 5), "--size 0 5")]:
         with pytest.raises(InputError, match=words):
             opened(data, task, size)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="0.png: not an image that Pillow reads"):
+        opened(tmp_path / "broken", "colorization", None)
     for i in range(10):
         save(tmp_path / "tiny" / f"{i}.png", picture(i, (8, 8)))
     with pytest.raises(InputError, match="--size 8 8; height and width"):
@@ -746,6 +778,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, opened, monkeypatc
     with pytest.raises(InputError, match=f"files/cache: the cache needs {needed:,} bytes .*--data-dir"):
         opened(root, size=(6, 8))
     (tmp_path / "files").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full_disk)
+        with pytest.raises(InputError, match="the cache cannot be read back; run again"):
+            opened(root, size=(6, 8))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(InputError, match=f"files/cache: the cache needs {needed:,} bytes .*only 0 .*--data-dir"):
         opened(root, size=(6, 8))

@@ -2,6 +2,7 @@
 import io
 import itertools
 import os
+import re
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def load_checkpoint(path):
         if wrong or checkpoint["task"] not in TASKS:
             raise ValueError(f"its {(wrong or ['task'])[0]} is wrong")
     except Exception as error:  # torch.load raises a dozen types for damaged files
-        if getattr(error, "filename", None) or isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if getattr(error, "filename", None) or re.search("MemoryError|(allocate|enough) memory", repr(error)):
             raise  # the file is missing, or memory is short: the file is not damaged
         raise InputError(f"{printable(path)} is no checkpoint of ours ({one_line(error)}); give a best.pt") from error
     return checkpoint
@@ -128,8 +129,9 @@ def copy_weights(network, weights, source):
     own, parameters = network.state_dict(), dict(network.named_parameters())
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     taken = len(parameters.keys() & fitting)
-    if not taken:
-        raise InputError(f"{source}: none of its weights fits; give its --model and --width (ImageNet's is 64)")
+    if 2 * taken < len(parameters):
+        raise InputError(f"{source}: only {taken} of {len(parameters)} weights fit; give its --model and --width "
+                         "(ImageNet's is 64)")
     network.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting]
     print(f"{printable(source)}: {taken} of {len(parameters)} weights are taken"

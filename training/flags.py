@@ -62,7 +62,7 @@ def get_args_parser(task, description=None):
         "data", "network", "training; the recipe gives the defaults", "machine", "run")]
     data, network, training, machine, run = (group.add_argument for group in groups)
     size, start = (group.add_mutually_exclusive_group().add_argument for group in groups[:2])  # one of them at most
-    data("--data", default="scenes", type=os.path.normpath, help="scenes (default), a named data set, or a folder")
+    data("--data", default="scenes", help="scenes (default), a named data set, or a folder")
     data("--data-dir", default="data", help="where data sets are downloaded and cached (default: data)")
     size("--size", type=positive_int, nargs=2, metavar=("H", "W"), help="training size (default: the data set's own)")
     models = TASKS[task]
@@ -71,7 +71,7 @@ def get_args_parser(task, description=None):
     start("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
     add_training_flags(training)
     add_place(machine)
-    machine("--workers", type=partial(number, int, 0), help="loader processes (default: up to 4 with CUDA, else 0)")
+    machine("--workers", type=partial(number, int, 0), help="loader processes, on Linux (default: 4 with CUDA, else 0)")
     machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
     run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")
     run("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
@@ -87,7 +87,7 @@ def get_args_parser(task, description=None):
     else:
         data("--channels", type=positive_int, metavar="N",
              help="of the images, such as 4 for RGB and near infrared (default: 3)")
-        start("--pretrained", action="store_true", help="ResNet, fcn32: start from torchvision's ImageNet weights")
+        start("--pretrained", action="store_true", help="ResNet, fcn32: start from ImageNet's weights (--width 64)")
     if task == "classification":
         run("--sweep", nargs="*", type=partial(swept, parser), metavar="FLAG=VALUES",
             help="train a grid instead of one network, as optimizer=sgd,adam lr=1e-4,1e-3")
@@ -104,12 +104,12 @@ def add_training_flags(add):
         help="onecycle and linear: up for 15%% of the steps, then down, curved or not")
     add("--weight-decay", type=partial(number, float, 0))
     add("--patience", type=positive_int, metavar="N", help="end a run that has not improved on val for N epochs")
-    add("--seed", type=partial(number, int, 0), default=0, help="default: 0")
+    add("--seed", type=partial(number, int, 0), default=0, help="default: 0; also of drawn scenes and held-out images")
 
 
 def add_place(add):
     """The flags of every command that runs a network."""
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: auto, the fastest")
 
 

@@ -15,8 +15,9 @@ from training.machine import setup
 
 ADVICE = {  # signs of an error: what to do
     # Messages of CPUs, loader processes, cuBLAS and cuDNN when memory is short.
-    ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "CUDA error: out of memory"):
+    ("allocate memory", "MemoryError", "ALLOC_FAILED", "unable to find an engine", "out of memory", "enough memory"):
         "out of memory: try a smaller --batch-size or --size",
+    ("more than 1 value per channel",): "batch norm needs more than one value: try a larger --batch-size or --size",
     ("DataLoader worker", "DataLoader timed out"): "a loader process failed ({:.100}): try --workers 0",
 }
 
@@ -55,6 +56,8 @@ def fill_in(args, data, recipes, best_on, device):
         recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
         if data.name not in NAMED:
             recipe = recipe | suit(args, data, recipe, device)
+        elif args.data != data.name:
+            print(f"taken: the recipe of the data set {data.name}, because the folder has that name")
     given = {key: value for key, value in vars(args).items() if value is not None}
     settings = argparse.Namespace(**vars(args) | recipe | given | {"size": data.size, "channels": data.channels})
     if not settings.out:
@@ -62,7 +65,7 @@ def fill_in(args, data, recipes, best_on, device):
         settings.out = f"runs/{args.task}/{'-'.join(filter(None, parts))}"
     if settings.resume:
         check_settings(settings)
-    if settings.workers is None:
+    if settings.workers is None or START_METHOD != "fork":  # elsewhere each process would get a copy of all data
         settings.workers = min(4, usable_cores()) if device.type == "cuda" and START_METHOD == "fork" else 0
     return settings
 
@@ -78,7 +81,7 @@ def suit(args, data, recipe, device):
     """Settings for a user's own folder, for which there is no recipe: batches small enough for 1500 steps and, on a
     CPU, a narrow network. Prints them, with the size of the crops."""
     samples, tile = len(data.splits["train"]), recipe.get("tile")
-    suited = {"width": 16} if device.type == "cpu" else {}
+    suited = {"width": 16} if device.type == "cpu" and not args.pretrained else {}
     suited |= {"tile": tile} if tile else {}
     least = 8 if data.task == "classification" else 2  # an image of labels is one label, a mask thousands
     batch = args.batch_size or min(recipe["batch_size"], max(samples // 50, least))
