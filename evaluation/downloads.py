@@ -11,13 +11,14 @@ from data import InputError
 from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
-from evaluation.submissions import list_entries
+from evaluation.submissions import is_network, list_entries
 
 # The names in a download. Canvas writes work-1.zip for the second attempt; empty groups stand for what Moodle lacks.
-MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?/?"
+MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_[a-z]+_?/?"
                     r"(?P<file>(?P<stem>.*)(?P<later>)(?P<suffix>))", re.S)
-CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_[1-9]\d*_"
+CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_(?:[1-9]\d*_|(?=(?:text|link)\.html\Z))"
                     r"(?P<file>(?P<stem>[^/]+?)(?:-(?P<later>\d+))?(?P<suffix>\.[^./]*)?)", re.S)
+NOT_HANDED_IN = ".", "__MACOSX", "Thumbs.db", "desktop.ini"  # made by macOS and Windows
 
 
 class Submission(NamedTuple):
@@ -35,11 +36,11 @@ def find_submissions(paths):
     bases, found = [os.path.basename(path) for path in paths], []
     for path, base in zip(paths, bases):
         shown = printable(base if bases.count(base) == 1 else path)
+        if MOODLE.fullmatch(base):
+            raise InputError(f"{printable(path)}: it is one student's part of a download; name the download's folder")
         if isinstance(names := downloads.get(path), list) and names:
             prefix = f"{shown}/" if len(paths) > 1 else ""
             found += [each._replace(name=prefix + each.name) for each in split_download(path, names)]
-        elif moodle := MOODLE.fullmatch(base):
-            found.append(Submission(path, printable(moodle["name"]), {"id": moodle["id"]}))
         else:
             found.append(Submission(path, shown, {}))
     times = Counter(each.name for each in found)
@@ -48,13 +49,13 @@ def find_submissions(paths):
 
 
 def of_student(name):
-    return MOODLE.fullmatch(name) or CANVAS.fullmatch(name)
+    return CANVAS.fullmatch(name) or MOODLE.fullmatch(name)  # what stands first is not the student's
 
 
 def list_download(path):
     """The names of the files in a bulk download; an empty list for any other folder or zip."""
     try:
-        names = [name for name, *_ in list_entries(path) if not name.startswith((".", "__MACOSX"))]
+        names = [name for name, *_ in list_entries(path) if not name.startswith(NOT_HANDED_IN)]
     except Exception:  # then it is one submission, which will be refused
         return []
     return names if all(map(of_student, names)) else []
@@ -68,11 +69,15 @@ def split_download(path, names):
         name = nfc(match["name"][: LIMITS["name"]])  # to normalize a very long name would take seconds
         students[name, match["id"]][file][int(match["later"] or 0)] = match
     for (name, id), files in students.items():
-        taken = [attempts[max(attempts)] for attempts in files.values()]
+        # The first attempt has no number. Without one, part-1 and part-2 have their numbers from the student.
+        taken = [match for attempts in files.values() for number, match in attempts.items()
+                 if number == max(attempts) or 0 not in attempts]
         earlier = [match["file"] for attempts in files.values() for match in attempts.values() if match not in taken]
-        # A single file "work-1.zip" may have its number from the student.
-        latest = max((max(attempts) for attempts in files.values() if len(attempts) > 1), default=0)
-        yield Submission((path, tuple((match[0], match["file"]) for match in taken)), printable(name), {
+        latest = max((max(attempts) for attempts in files.values() if 0 in attempts), default=0)
+        source = path, tuple((match[0], match["file"]) for match in taken)
+        if os.path.isdir(path) and len(taken) == 1 and is_network(file := os.path.join(path, taken[0][0])):
+            source = file
+        yield Submission(source, printable(name), {
             "id": id, "late": "yes" if any(match["late"] for match in taken) else "", "attempt": latest + 1,
             "earlier attempts": ", ".join(map(printable, earlier))})
 
@@ -82,13 +87,14 @@ def add_roster(path, submissions):
     else by name. One without a submission has the source None. Raises InputError."""
     left, students, lines = list(submissions), [], []
     with contextlib.suppress(UnicodeDecodeError):
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    for line in csv.DictReader(lines):
+        text = Path(path).read_text("utf-8-sig")
+        lines = [line for line in text.splitlines() if line.strip(",;\t ")]  # Excel leaves empty rows
+    for line in csv.DictReader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count)):
         row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}
         name, id = row.get("name", ""), row.get("id", "")
         found = [each for each in left if id and each.cells.get("id") == id] or [
             each for each in left if same_name(os.path.splitext(each.name)[0], name)]
-        each = found[0] if found else Submission(None, printable(f"{name} {id}"), {})
+        each = found[0] if len(found) == 1 else Submission(None, printable(f"{name} {id}"), {})
         left = [other for other in left if other is not each]
         students.append(each._replace(cells=each.cells | {f"roster {key}": value for key, value in row.items()}))
     if not students or not {"roster name", "roster id"} <= students[0].cells.keys():

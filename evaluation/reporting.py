@@ -8,7 +8,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import textwrap
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -162,10 +161,6 @@ def draw(results, load, out):
                       read_csv(skips["folder"] / "images.csv"), out / "detail.png", columns=2)
 
 
-def paragraph(text):
-    return textwrap.fill(text, 74, break_long_words=False, break_on_hyphens=False)
-
-
 def table(rows):
     """Dicts with equal keys -> Markdown; a list holds one number per seed."""
     lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)] if rows else []
@@ -228,10 +223,10 @@ def report(args):
         "data": args.data, "size": "{}x{}".format(*data.size), "seeds": ", ".join(map(str, range(args.seeds))),
         "command": command_line(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
     for claim in claims:
-        texts[claim["claim"]] = paragraph(f"Verdict: {claim['verdict']}.") + f"\n\n{table(claim.pop('rows'))}"
+        texts[claim["claim"]] = f"Verdict: {claim['verdict']}.\n\n{table(claim.pop('rows'))}"
     texts["claims"] = table(claims)
     if left_out:
-        texts |= {"classification": paragraph(left_out), "grid": "", "recognition": ""}
+        texts |= {"classification": left_out, "grid": "", "recognition": ""}
     else:
         texts |= {"grid": "![Accuracy on val of every setting, the mean over seeds](grid.png)",
                   "recognition": recognition_table(results, load)}

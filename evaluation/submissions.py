@@ -1,6 +1,7 @@
 """List and read the files of submissions. They come from strangers: nothing is run, unpickled or unpacked to disk.
 
 This happens in a process with limits (limits.py). `troubles` has a list of lines for each of TROUBLES."""
+import contextlib
 import gzip
 import hashlib
 import io
@@ -21,7 +22,7 @@ TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size
 NOT_PLAIN = "not a plain file but a link or a device; hand in the file itself"
 REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack the files as a .zip") | dict.fromkeys(
     (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin"),
-    "your own network's file cannot be run, only its predictions are graded")
+    "your own network's file cannot be run in a folder or archive, only its predictions are graded")
 
 
 def is_network(source):
@@ -81,8 +82,10 @@ def list_zip(file):
         plain = stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
         reason = "encrypted; pack it without a password" if entry.flag_bits & 1 else None if plain else NOT_PLAIN
         if not entry.is_dir():
-            name = entry.filename.replace("\\", "/")
-            yield name, entry.file_size, reason, partial(read_limited, partial(archive.open, entry))
+            name = entry.filename
+            with contextlib.suppress(UnicodeError):  # a Mac writes UTF-8 without saying so
+                name = name if entry.flag_bits & 0x800 else name.encode("cp437").decode()
+            yield name.replace("\\", "/"), entry.file_size, reason, partial(read_limited, partial(archive.open, entry))
 
 
 def list_tar(file):

@@ -2,6 +2,7 @@
 
 A rubric is {"metric": [[value, points], ...]}: linear between its pairs, constant outside them, summed over metrics."""
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -75,7 +76,8 @@ def open_truth(folder, task):
               f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
     known = [colorization_known(target) if task == "colorization" else None for target in targets]
     digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
-    for content in (*targets, *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))):
+    sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    for content in itertools.chain(targets, map(read_image, split.images), sources):
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
     return Truth(task, shown, split.images, targets, classes, colors, index, raw, known, digest.hexdigest())
 
@@ -86,6 +88,7 @@ def read_truth(folder, task):
     data = DataSet("truth", task, None, root=root)
     find_folder(data)
     splits, classes, raw = data.splits, data.classes, data.masks
+    print("".join(f"{note}\n" for note in data.notes), end="")
     if "train" not in splits or len(splits) > 1:
         raise InputError(f"--truth {printable(folder)}: it holds splits; give one: "
                          f"{printable(os.path.join(folder, list(splits)[-1]))}")
@@ -158,7 +161,7 @@ def read_rubric(path, truth):
     """A rubric, {"metric": [[value, points], ...]} with values that ascend, from a JSON file. Raises InputError."""
     metric, rubric = "it", {}
     try:
-        for metric, steps in json.loads(Path(path).read_text("utf-8")).items():
+        for metric, steps in json.loads(Path(path).read_text("utf-8-sig")).items():
             pairs = np.array(steps, float)
             if not (metric in truth.metrics and pairs.shape[1:] == (2,) and 0 <= pairs.min() <= pairs.max() < np.inf
                     and (metric in UNBOUNDED or pairs[:, 0].max() <= 1) and (np.diff(pairs[:, 0]) > 0).all()):

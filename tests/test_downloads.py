@@ -93,6 +93,33 @@ def test_canvas(tmp_path, truth):
     assert all(float(row["accuracy"]) == 1 for row in rows.values())
 
 
+def test_canvas_parts_texts_and_names_like_moodles(tmp_path, truth):
+    """Numbers without a first attempt are the student's own, and a file's name says nothing about who handed it in."""
+    write(tmp_path / "submissions", {
+        "anna_101_9001_part-1.csv": b"name,label\na,cat", "anna_101_9002_part-2.csv": b"name,label\nb,dog",
+        "ben_102_text.html": b"see my file", "ben_102_9003_labels.csv": GOOD, "desktop.ini": b"", "Thumbs.db": b"",
+        "eve_103_9004_Roe Rik_102_assignsubmission_file_labels.csv": HALF})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / "submissions"])
+    assert {name: (row["id"], row["attempt"], float(row["accuracy"])) for name, row in rows.items()} == {
+        "anna": ("101", "1", 1), "ben": ("102", "1", 1), "eve": ("103", "1", 0.5)}
+
+
+def test_a_download_is_named_as_a_whole(tmp_path, truth):
+    write(tmp_path / "download", MOODLE)
+    with pytest.raises(InputError, match="one student's part of a download; name the download's folder"):
+        grade("classification", truth, tmp_path / "out", sorted((tmp_path / "download").iterdir()))
+
+
+def test_a_roster_with_two_of_a_name_and_from_excel(tmp_path, truth):
+    write(tmp_path, {"Thomas Martin.csv": GOOD, "Ann Lee.csv": HALF,
+                     "roster.csv": "name;id\nMartin Thomas;7\n;\nLee Ann;8\n".encode()})
+    write(tmp_path / "b", {"martin thomas.csv": HALF})
+    files = [tmp_path / "Thomas Martin.csv", tmp_path / "Ann Lee.csv", tmp_path / "b/martin thomas.csv"]
+    rows = grade("classification", truth, tmp_path / "out", files, "--roster", str(tmp_path / "roster.csv"))
+    assert {name: row["roster id"] for name, row in rows.items()} == {
+        "Thomas Martin.csv": "", "martin thomas.csv": "", "Ann Lee.csv": "8", "Martin Thomas 7": "7"}
+
+
 def test_nobody_hands_in_for_others_unseen(tmp_path, truth):
     """The students of a zip that looks like a download are called by its name where others are graded, too."""
     write(tmp_path, {"evil.zip": packed(MOODLE), "other.csv": GOOD})

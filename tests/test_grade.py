@@ -299,8 +299,15 @@ def test_names_from_a_mac_and_names_with_two_suffixes(tmp_path):
     with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
         for name in names:
             archive.writestr(unicodedata.normalize("NFD", name), (tmp_path / "truth" / name).read_bytes())
-    rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "mine.zip"])
-    assert [(row["status"], float(row["psnr"])) for row in rows.values()] == [("equal to the truth", 100)]
+    # A Mac does not set the bit that says UTF-8, neither before a file's data nor in the list at the end.
+    flags = {b"PK\x03\x04": 7, b"PK\x01\x02": 9}
+    data = bytearray((tmp_path / "mine.zip").read_bytes())
+    for sign, byte in flags.items():
+        for found in re.finditer(re.escape(sign), bytes(data)):
+            data[found.start() + byte] &= ~8
+    (tmp_path / "mac.zip").write_bytes(data)
+    rows = grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "m*.zip"])
+    assert [(row["status"], float(row["psnr"])) for row in rows.values()] == [("equal to the truth", 100)] * 2
 
 
 def test_predicted_masks_hold_the_ids_of_the_truth(tmp_path):
@@ -362,6 +369,9 @@ def test_a_checkpoint_is_a_submission(tmp_path):
         predict_segmentation(predictor, Image.open(tmp_path / f"truth/images/{name}.png")))), 2) for name in NAMES[:2])
     foreground = utils.segmentation_scores(counts[0].numpy())["iou"][1]
     assert float(rows["run.pt"]["foreground_iou"]) == pytest.approx(foreground, abs=1e-6)
+    write(tmp_path / "download", {"Doe Jane_11_assignsubmission_file_/best.pt": (tmp_path / "run.pt").read_bytes()})
+    row = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "download"])["Doe Jane"]
+    assert (row["status"], row["foreground_iou"]) == ("ok", rows["run.pt"]["foreground_iou"])
     (tmp_path / "borrowed.pt").symlink_to(tmp_path / "run.pt")
     rows = grade("segmentation", tmp_path / "truth", tmp_path / "out", [tmp_path / "borrowed.pt"])
     assert rows["borrowed.pt"]["status"] == "refused" and "link" in rows["borrowed.pt"]["problems"]
@@ -372,6 +382,11 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     with pytest.raises((InputError, OSError), match="no images"):
         grading.grade(evaluate.get_args_parser().parse_args(args))
     write(tmp_path, {"truth/a.png": png(np.zeros((20, 20, 3), np.uint8)), "mine/a.png": b""})
+    with pytest.raises(InputError, match="nobody: no such file or folder"):
+        grade("colorization", tmp_path / "truth", tmp_path / "out", [tmp_path / "nobody"])
+    write(tmp_path, {"labels/cat/a.png": png(np.zeros((20, 20, 3), np.uint8)), "labels/dog/b.png": b"broken"})
+    with pytest.raises(InputError, match="b.png: not an image"):  # not only when a student's page shows it
+        grade("classification", tmp_path / "labels", tmp_path / "out", [tmp_path / "mine"])
     for out in ("truth/out", "mine", "mine/out"):
         with pytest.raises(InputError, match="give the grades a folder of their own"):
             grade("colorization", tmp_path / "truth", tmp_path / out, [tmp_path / "mine"])
