@@ -8,6 +8,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import textwrap
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -155,8 +156,7 @@ def draw(results, load, out):
     unet, skips = results["unet"][0], results["skips"][0]
     segmenters = {"FCN-32": load(results["fcn32"][0]), "U-Net": load(unet)}
     scores = score_segmentation(segmenters["U-Net"], unet["test"], outlines=False)["images"]
-    # Few images per line, for phones.
-    draw_segmentation(segmenters, unet["test"], scores, out / "edges.png", columns=3)
+    draw_segmentation(segmenters, unet["test"], scores, out / "edges.png", columns=3)  # few in a line, for phones
     draw_colorization({"without skips": load(results["noskips"][0]), "with skips": load(skips)}, skips["test"],
                       read_csv(skips["folder"] / "images.csv"), out / "detail.png", columns=2)
 
@@ -223,7 +223,7 @@ def report(args):
         "data": args.data, "size": "{}x{}".format(*data.size), "seeds": ", ".join(map(str, range(args.seeds))),
         "command": command_line(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
     for claim in claims:
-        texts[claim["claim"]] = f"Verdict: {claim['verdict']}.\n\n{table(claim.pop('rows'))}"
+        texts[claim["claim"]] = textwrap.fill(f"Verdict: {claim['verdict']}.", 74) + f"\n\n{table(claim.pop('rows'))}"
     texts["claims"] = table(claims)
     if left_out:
         texts |= {"classification": left_out, "grid": "", "recognition": ""}
