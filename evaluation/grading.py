@@ -135,10 +135,9 @@ def find_students(args, truth):
     """The submissions on the command line, and all others on the roster. Raises InputError."""
     words = ([word] if os.path.lexists(word) else sorted(glob.glob(word)) or [word] for word in args.submissions)
     paths = list(dict.fromkeys(map(os.path.normpath, itertools.chain.from_iterable(words))))
-    for path in (truth, *paths):
+    for path in (truth, *paths):  # the next call would read grades in it as data or as a submission
         if not os.path.lexists(path):
             raise InputError(f"{printable(path)}: no such file or folder")
-        # The next call would read the grades as data or as a submission.
         if Path(args.out).resolve().is_relative_to(Path(path).resolve()):
             raise InputError(f"--out {args.out} lies in {printable(path)}; give the grades a folder of their own")
     students = find_submissions(paths)

@@ -8,7 +8,7 @@ from collections import deque
 from multiprocessing import connection, get_context
 
 from data import InputError
-from data.cache import START_METHOD, follow_parent
+from data.cache import START_METHOD, follow_parent, resource
 
 LIMITS = {  # README.md shows the same table
     "time": 60,  # seconds for a submission, and more for each true image:
@@ -90,7 +90,6 @@ def _receive(reader):
 def _limit_memory(allowance):
     """Limit this process to `allowance` bytes more than it has now. Works only on Linux."""
     if sys.platform == "linux":
-        import resource
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count reserved addresses
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)

@@ -225,11 +225,9 @@ def report(args):
     for claim in claims:
         texts[claim["claim"]] = textwrap.fill(f"Verdict: {claim['verdict']}.", 74) + f"\n\n{table(claim.pop('rows'))}"
     texts["claims"] = table(claims)
-    if left_out:
-        texts |= {"classification": left_out, "grid": "", "recognition": ""}
-    else:
-        texts |= {"grid": "![Accuracy on val of every setting, the mean over seeds](grid.png)",
-                  "recognition": recognition_table(results, load)}
+    texts |= {"classification": left_out, "grid": "", "recognition": ""} if left_out else {
+        "grid": "![Accuracy on val of every setting, the mean over seeds](grid.png)",
+        "recognition": recognition_table(results, load)}
     template = Path(__file__).with_name("report_template.md").read_text("utf-8")
     write_atomically(out / "report.md", template.format(**texts))
     for claim in claims:

@@ -50,7 +50,7 @@ def score(args):
     split = data.splits[args.split]
     if data.assignment and own and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
         raise InputError(f"{metadata['data']} holds other images than when the run was trained, so its split cannot be "
-                         "made again (split.json lists it): put the images back, or give a folder with --data")
+                         "made again (split.json lists it): put the images back, or give another folder with --data")
     print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
     print_scores(SCORE[task](predictor, split))
 
@@ -72,8 +72,7 @@ def predict(args):
             image = read_image(path, metadata.get("levels"), predictor.channels)
             return {"image": path} | predict_image(predictor, image, out, name)
         except (InputError, OSError, RuntimeError, MemoryError) as error:
-            advice = explain(error)
-            if advice is None:
+            if (advice := explain(error)) is None:
                 raise
             return advice if isinstance(error, InputError) else f"{path}: {advice}"
 

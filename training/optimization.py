@@ -1,9 +1,9 @@
 """The class weights of a loss, the optimizer, the learning rate schedule, and the running average of the weights."""
+import copy
 from functools import partial
 
 import torch
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, MultiStepLR, OneCycleLR, StepLR
-from torch.optim.swa_utils import AveragedModel
 
 
 def class_weights(counts, balance):
@@ -39,13 +39,17 @@ def make_schedule(optimizer, args, steps):
     return schedules[args.schedule](optimizer)
 
 
-def running_average(model, decay):
-    """torch's AveragedModel: the running average of the weights and of batch norm's statistics, as its `module`."""
-    def move(averages, values, _):
-        step = int(average.n_averaged)  # on the CPU: the GPU need not wait
-        if averages[0].is_floating_point():  # batch norm also counts batches
-            # The first steps count for more: the random start is soon forgotten.
-            torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + step) / (10 + step)))
+class RunningAverage:
+    """A copy of a model with the running average of its weights and of batch norm's statistics."""
 
-    average = AveragedModel(model, multi_avg_fn=move, use_buffers=True)
-    return average
+    def __init__(self, model, decay):
+        self.model, self.decay = copy.deepcopy(model), decay
+        # Not torch's AveragedModel, which copies its counter to the GPU and waits for that, at every step.
+        self.averages, self.values = ([tensor for tensor in each.state_dict().values() if tensor.is_floating_point()]
+                                      for each in (self.model, model))
+
+    @torch.no_grad()
+    def update(self, step):
+        """Move the average towards the model. The first steps count for more: the random start is soon forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
+        torch._foreach_lerp_(self.averages, self.values, 1 - decay)

@@ -17,7 +17,7 @@ from models import count_gflops
 from models.normalize import memory_format
 from training.checkpoint import Predictor, claim_folder, load_predictor, load_state, save_checkpoint
 from training.machine import describe_machine, peak_memory_mb
-from training.optimization import make_optimizer, make_schedule, running_average
+from training.optimization import RunningAverage, make_optimizer, make_schedule
 from utils import STOPPING, batches, plot_curves, write_csv, write_json
 
 PROGRESS = "epoch", "step_in_epoch", "seconds", "peak", "history", "best"  # fields of Run that last.pt holds
@@ -46,7 +46,7 @@ class Run:
         self.optimizer = make_optimizer(model, args, device)
         self.schedule = make_schedule(self.optimizer, args, args.epochs * self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.average = running_average(model, args.ema) if args.ema else None
+        self.average = RunningAverage(model, args.ema) if args.ema else None
         self.epoch, self.step_in_epoch, self.loss_sum = 0, 0, torch.zeros((), device=device)
         self.seconds, self.peak = [], math.nan  # seconds of training by epoch; MB
         self.history, self.best = [], None  # rows of metrics.csv; the best score and its epoch
@@ -61,7 +61,7 @@ class Run:
         if data.assignment:  # the splits were made here
             write_json(self.folder / "split.json", data.assignment)
         print(f"{args.model}: {self.parameters / 1e6:.2f} M parameters, {str(dtype)[6:]} on {machine['name']} "
-              f"({device})")
+              f"({device});", ", ".join(f"{len(split.names)} {name}" for name, split in data.splits.items()), "images")
 
     @property
     def steps_done(self):
@@ -76,7 +76,7 @@ class Run:
     @property
     def predictor(self):
         """The network to score: with averaged weights if the recipe has `ema`, else the trained one."""
-        return Predictor(self.average.module if self.average else self.model, self.metadata, self.device, self.dtype)
+        return Predictor(self.average.model if self.average else self.model, self.metadata, self.device, self.dtype)
 
     def best_predictor(self):
         """The network with the weights that did best on val."""
@@ -123,7 +123,7 @@ class Run:
         self.schedule.step()
         self.loss_sum += loss.detach()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.update(self.steps_done)
 
     def after_step(self):
         """Show the loss, save if it is time, stop after a signal."""
@@ -168,7 +168,7 @@ class Run:
         """Write last.pt, and keep the old one as previous.pt. Both are renamed only after the new file is complete."""
         last, following = self.folder / "last.pt", self.folder / "next.pt"
         save_checkpoint(following, self.metadata | {key: getattr(self, key) for key in PROGRESS} | {
-            "weights": self.model.state_dict(), "average": self.average and self.average.state_dict(),
+            "weights": self.model.state_dict(), "average": self.average and self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "loss_sum": self.loss_sum})
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
@@ -179,7 +179,7 @@ class Run:
         """Continue from what `save` wrote. The learning rate follows from the number of steps."""
         self.model.load_state_dict(state["weights"])
         if self.average:
-            self.average.load_state_dict(state["average"])
+            self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         if state["scaler"]:  # empty where the run began on a device without fp16
             self.scaler.load_state_dict(state["scaler"])

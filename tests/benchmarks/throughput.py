@@ -171,7 +171,7 @@ def train_ours(options, name):
             return time.perf_counter() - started, stepping
 
         averaging = 0.0  # the running average is the loop's own, and a part of run.step
-        update = run.average.update_parameters if run.average else None
+        update = run.average.update if run.average else None
 
         def timed_update(*args):
             nonlocal averaging
@@ -180,7 +180,7 @@ def train_ours(options, name):
             averaging += time.perf_counter() - begun
 
         if run.average:
-            run.average.update_parameters = timed_update
+            run.average.update = timed_update
 
         run.model.train()
         ready = change(*next(batches(split, run.batch_size, device, epoch=0)))
