@@ -101,7 +101,8 @@ def infer_classes(presence: np.ndarray, paths: list[str]) -> tuple[Classes, str]
     if len(values) < 2 or ids[-1] >= 64:
         odd = (ids or values)[-1]
         worst = printable(paths[presence[:, odd].argmax()])
-        raise InputError(f"{worst}: value {odd} is not a class id (in all masks: {first_few(map(str, values))}); "
+        wrong = "is the only one" if len(values) < 2 else "is not a class id"
+        raise InputError(f"{worst}: value {odd} {wrong} (in all masks: {first_few(map(str, values))}); "
                          f"save masks as PNG (never JPEG), or say what the values mean by {CSV_EXAMPLE}")
     note = f"masks: ids 0 to {ids[-1]}{', 255 void' if VOID in values else ''}, named by their numbers (no classes.csv)"
     return Classes({id: f"class {id}" for id in range(ids[-1] + 1)}, {}, {VOID} & set(values)), note
