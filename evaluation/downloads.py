@@ -92,7 +92,7 @@ def add_roster(path, submissions):
     for line in csv.DictReader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count)):
         row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}
         name, id = row.get("name", ""), row.get("id", "")
-        found = [each for each in left if id and each.cells.get("id") == id] or [
+        found = [each for each in left if id and each.cells.get("id") == id][:1] or [
             each for each in left if same_name(os.path.splitext(each.name)[0], name)]
         each = found[0] if len(found) == 1 else Submission(None, printable(f"{name} {id}"), {})
         left = [other for other in left if other is not each]

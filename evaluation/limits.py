@@ -98,4 +98,4 @@ def _limit_memory(allowance):
 
 
 def is_out_of_memory(error):
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or any(f"{sign} memory" in str(error) for sign in ("allocate", "enough"))

@@ -22,7 +22,7 @@ TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size
 NOT_PLAIN = "not a plain file but a link or a device; hand in the file itself"
 REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack the files as a .zip") | dict.fromkeys(
     (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin"),
-    "your own network's file cannot be run in a folder or archive, only its predictions are graded")
+    "your own network's file cannot be run here, only its predictions are graded")
 
 
 def is_network(source):

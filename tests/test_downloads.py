@@ -118,6 +118,12 @@ def test_a_roster_with_two_of_a_name_and_from_excel(tmp_path, truth):
     rows = grade("classification", truth, tmp_path / "out", files, "--roster", str(tmp_path / "roster.csv"))
     assert {name: row["roster id"] for name, row in rows.items()} == {
         "Thomas Martin.csv": "", "martin thomas.csv": "", "Ann Lee.csv": "8", "Martin Thomas 7": "7"}
+    # A student of two downloads is found by the id, and has not handed in nothing.
+    zips = {f"{name}.zip": packed({"Poe Ed_14_assignsubmission_file_/labels.csv": GOOD}) for name in ("early", "late")}
+    write(tmp_path, zips | {"roster.csv": b"name,id\nEd Poe,14"})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / name for name in zips], "--roster",
+                 str(tmp_path / "roster.csv"))
+    assert {name: row["roster id"] for name, row in rows.items()} == {"early.zip/Poe Ed": "14", "late.zip/Poe Ed": ""}
 
 
 def test_nobody_hands_in_for_others_unseen(tmp_path, truth):

@@ -125,7 +125,7 @@ def for_inference(model, device, dtype):
 
 
 def copy_weights(network, weights, source):
-    """Copy the weights that fit by name and shape, and print which do not. Raises InputError if none fits."""
+    """Copy the weights that fit by name and shape, and print which do not. Raises InputError if few fit."""
     own, parameters = network.state_dict(), dict(network.named_parameters())
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     taken = len(parameters.keys() & fitting)

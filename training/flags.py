@@ -68,7 +68,7 @@ def get_args_parser(task, description=None):
     models = TASKS[task]
     network("--model", choices=models, default=models[0], help=f"default: {models[0]}")
     network("--width", type=positive_int, help="channels of the first layer (default: the recipe's)")
-    start("--init", metavar="RUN", help="start from the weights of a run of the same network, as far as they fit")
+    start("--init", metavar="RUN", help="start from the weights of a run of the same network; most must fit")
     add_training_flags(training)
     add_place(machine)
     machine("--workers", type=partial(number, int, 0), help="loader processes, on Linux (default: 4 with CUDA, else 0)")

@@ -156,7 +156,7 @@ class Run:
             self.best = {"score": best, "epoch": self.epoch}
         if self.finished and self.best["score"] == -math.inf:
             raise Diverged("no score on val was finite: try a lower --lr or --precision fp32")
-        with contextlib.suppress(PermissionError):  # on Windows, while Excel shows it; each epoch writes all rows
+        with contextlib.suppress(() if self.finished else PermissionError):  # Excel, on Windows; later all rows come
             write_csv(self.folder / "metrics.csv", self.history)
         if improved:
             weights = self.predictor.model.state_dict()
