@@ -22,3 +22,8 @@ class InputError(ValueError):
 def printable(path) -> str:
     """A path or name for a message. The message stays on one line, whatever the name holds."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path))
+
+
+def is_out_of_memory(error):
+    """Whether memory is short: Python's own error, or a message of torch's on Linux or Windows."""
+    return isinstance(error, MemoryError) or any(f"{sign} memory" in str(error) for sign in ("allocate", "enough"))

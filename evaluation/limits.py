@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from multiprocessing import connection, get_context
 
-from data import InputError
+from data import InputError, is_out_of_memory
 from data.cache import START_METHOD, follow_parent, resource
 
 LIMITS = {  # README.md shows the same table
@@ -95,7 +95,3 @@ def _limit_memory(allowance):
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory is short all the same, the system ends this process first
-
-
-def is_out_of_memory(error):
-    return isinstance(error, MemoryError) or any(f"{sign} memory" in str(error) for sign in ("allocate", "enough"))

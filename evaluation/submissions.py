@@ -13,9 +13,9 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
-from data import InputError
+from data import InputError, is_out_of_memory
 from data.images import printable
-from evaluation.limits import LIMITS, Exceeded, is_out_of_memory
+from evaluation.limits import LIMITS, Exceeded
 
 TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size", "unreadable", "out of range",
             "refused")

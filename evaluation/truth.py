@@ -77,7 +77,7 @@ def open_truth(folder, task):
     known = [colorization_known(target) if task == "colorization" else None for target in targets]
     digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
     sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    for content in itertools.chain(targets, map(read_image, split.images), sources):
+    for content in itertools.chain(targets, map(read_image, split.images if task != "colorization" else ()), sources):
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
     return Truth(task, shown, split.images, targets, classes, colors, index, raw, known, digest.hexdigest())
 

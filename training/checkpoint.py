@@ -2,7 +2,6 @@
 import io
 import itertools
 import os
-import re
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from data import InputError, printable
+from data import InputError, is_out_of_memory, printable
 from data.images import first_few
 from data.sources import NAMED
 from models import build_network
@@ -78,7 +77,7 @@ def load_checkpoint(path):
         if wrong or checkpoint["task"] not in TASKS:
             raise ValueError(f"its {(wrong or ['task'])[0]} is wrong")
     except Exception as error:  # torch.load raises a dozen types for damaged files
-        if getattr(error, "filename", None) or re.search("MemoryError|(allocate|enough) memory", repr(error)):
+        if getattr(error, "filename", None) or is_out_of_memory(error):
             raise  # the file is missing, or memory is short: the file is not damaged
         raise InputError(f"{printable(path)} is no checkpoint of ours ({one_line(error)}); give a best.pt") from error
     return checkpoint
