@@ -76,7 +76,7 @@ def colorization_metrics(rows):
             "colorfulness_credit": credit / number}
 
 
-# The first metric of each chooses the worst images.
+WORST_BY = {"segmentation": "miou", "classification": "accuracy", "colorization": "delta_e"}  # chooses the worst images
 METRICS = {"segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
            "classification": ("accuracy",),
            "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit")}

@@ -16,7 +16,8 @@ from evaluation.submissions import is_network, list_entries
 # The names in a download. Canvas writes work-1.zip for the second attempt; empty groups stand for what Moodle lacks.
 MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_[a-z]+_?/?"
                     r"(?P<file>(?P<stem>.*)(?P<later>)(?P<suffix>))", re.S)
-CANVAS = re.compile(r"(?P<name>[^/_]+)(?P<late>_LATE)?_(?P<id>[1-9]\d*)_(?:[1-9]\d*_|(?=(?:text|link)\.html\Z))"
+CANVAS = re.compile(r"(?P<name>(?P<anonymous>(?:LATE_)?anon_\w{5})|[^/_]+)(?P<late>_LATE)?"
+                    r"(?(anonymous)|_(?P<id>[1-9]\d*))_(?:[1-9]\d*_|(?=(?:text|link)\.html\Z))"
                     r"(?P<file>(?P<stem>[^/]+?)(?:-(?P<later>\d+))?(?P<suffix>\.[^./]*)?)", re.S)
 NOT_HANDED_IN = ".", "__MACOSX", "Thumbs.db", "desktop.ini"  # made by macOS and Windows
 
@@ -55,10 +56,14 @@ def of_student(name):
 def list_download(path):
     """The names of the files in a bulk download; an empty list for any other folder or zip."""
     try:
-        names = [name for name, *_ in list_entries(path) if not name.startswith(NOT_HANDED_IN)]
+        names = [name for name, *_ in list_entries(path)
+                 if not any(part.startswith(NOT_HANDED_IN) for part in name.split("/"))]
     except Exception:  # then it is one submission, which will be refused
         return []
-    return names if all(map(of_student, names)) else []
+    others = [name for name in names if not of_student(name)]
+    if 0 < len(others) < len(names) / 2:
+        print(f"{printable(path)}: one submission, not a download, because it holds {printable(others[0])}")
+    return [] if others else names
 
 
 def split_download(path, names):
@@ -85,15 +90,18 @@ def split_download(path, names):
 def add_roster(path, submissions):
     """Add the columns of a roster, a CSV with name,id and any others, to the submissions. Students are found by id, or
     else by name. One without a submission has the source None. Raises InputError."""
-    left, students, lines = list(submissions), [], []
+    left, students, lines, rows = list(submissions), [], [], []
     with contextlib.suppress(UnicodeDecodeError):
         text = Path(path).read_text("utf-8-sig")
         lines = [line for line in text.splitlines() if line.strip(",;\t ")]  # Excel leaves empty rows
     for line in csv.DictReader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count)):
-        row = {(key or "").strip().lower(): value.strip() for key, value in line.items() if isinstance(value, str)}
+        rows.append({(key or "").strip().lower(): text.strip() for key, text in line.items() if isinstance(text, str)})
+    for row in rows:
         name, id = row.get("name", ""), row.get("id", "")
+        unique = sum(same_name(name, other.get("name", "")) for other in rows) == 1
         found = [each for each in left if id and each.cells.get("id") == id][:1] or [
-            each for each in left if same_name(os.path.splitext(each.name)[0], name)]
+            each for each in left if unique
+            and (same_name(each.name, name) or same_name(os.path.splitext(each.name)[0], name))]
         each = found[0] if len(found) == 1 else Submission(None, printable(f"{name} {id}"), {})
         left = [other for other in left if other is not each]
         students.append(each._replace(cells=each.cells | {f"roster {key}": value for key, value in row.items()}))
@@ -103,6 +111,6 @@ def add_roster(path, submissions):
 
 
 def same_name(name, other):
-    """Whether two names have the same letters, perhaps with the last name first, as in Canvas's lastnamefirstname."""
-    letters, others = ("".join(filter(str.isalpha, nfc(each).casefold())) for each in (name, other))
+    """Whether two names have the same letters and digits, perhaps with the last name first, as Canvas has it."""
+    letters, others = ("".join(filter(str.isalnum, nfc(each).casefold())) for each in (name, other))
     return 0 < len(letters) == len(others) and letters in 2 * others

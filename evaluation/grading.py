@@ -110,7 +110,8 @@ def write_tables(args, truth, grades, baselines, students):
 def import_rows(args, rows, main):
     """Yield the rows for Moodle's grading worksheet or Canvas's gradebook, for the students whose id is known."""
     # A roster may hold another system's ids: then it would give points to wrong students.
-    same = all(row["id"] == row["roster id"] for row in rows if row.get("id") and row.get("roster id"))
+    equal = [row["id"] == row["roster id"] for row in rows if row.get("id") and row.get("roster id")]
+    same = all(equal) and (equal or not any(row.get("id") for row in rows))
     for row in rows:
         id = row.get("id") or same and row.get("roster id")
         if id and args.system == "moodle":
@@ -143,7 +144,8 @@ def find_students(args, truth):
     students = find_submissions(paths)
     if args.roster:
         students = add_roster(args.roster, students)
-    unknown = [each.name for each in students if each.source and not {"id", "roster id"} & each.cells.keys()]
+    unknown = [each.name for each in students if each.source
+               and not (each.cells.get("id") or each.cells.get("roster id"))]
     if args.system and unknown:
         raise InputError(f"--for {args.system}: {unknown[0]} has no id; grade downloads alone, or give a --roster")
     return students

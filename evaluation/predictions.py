@@ -45,7 +45,8 @@ def match_files(truth, files, troubles):
         if not SUFFIX.sub("", name).endswith("_overlay"):  # predict's, to look at
             plain = nfc(name).casefold()
             meant = max((other for other in absent if other.casefold() in plain), key=len, default=None)
-            hint = f": meant for {printable(meant)}?" if meant else ""
+            advice = "?" if SUFFIX.search(name) else "? Save it as PNG."
+            hint = f": meant for {printable(meant)}{advice}" if meant else ""
             troubles["misnamed" if meant else "extra"].append(printable(name) + hint)
     return candidates
 
@@ -132,7 +133,8 @@ def look_up_ids(values, truth):
 def read_labels(truth, files, troubles):
     """Yield (index, label) in the truth's order from tables with the columns name and label; -1: no class. Labels are
     the classes' names, in any case, or their numbers, from 0 in the order of the names."""
-    labels, known = {}, {str(i): i for i in range(len(truth.classes))}
+    labels = defaultdict(dict)  # index -> label -> the first file that has it
+    known = {text: i for i in range(len(truth.classes)) for text in (str(i), f"{i}.0")}
     known |= {nfc(name).casefold(): i for i, name in enumerate(truth.classes)}
     known |= {nfc(name): i for i, name in enumerate(truth.classes)}
     for file in sorted(files):
@@ -145,12 +147,19 @@ def read_labels(truth, files, troubles):
             index = find_image(truth, name)
             if index is None or index in labels:
                 troubles["extra" if index is None else "repeated"].append(printable(name))
+            if index is None:
                 continue
             label = nfc(label)
-            labels[index] = known.get(label, known.get(label.casefold(), -1))
-            if labels[index] < 0:
+            number = known.get(label, known.get(label.casefold(), -1))
+            labels[index].setdefault(number, file)
+            if number < 0:
                 troubles["out of range"].append(f"{printable(name)}: there is no class {printable(label)}")
-    yield from sorted(labels.items())
+    for index, found in sorted(labels.items()):
+        if len(found) > 1:
+            files = " and ".join(sorted(map(printable, set(found.values()))))
+            troubles["ambiguous"].append(f"{printable(truth.names[index])} has different labels in {files}; the worst "
+                                         "counts")
+        yield from ((index, label) for label in found)
 
 
 def read_table(file, read):

@@ -45,7 +45,10 @@ def score(args):
                      metadata["seed"], splits=(args.split,), own_size=tiled,
                      levels=metadata.get("levels") if other else None, whole=other,
                      foreground=metadata.get("foreground", False), channels=predictor.channels)
-    if data.classes != metadata["classes"]:
+    if task == "classification" and sorted(data.classes) == sorted(metadata["classes"]):  # a folder sorts its classes
+        data.splits[args.split].targets = np.array(list(map(metadata["classes"].index, data.classes)))[
+            data.splits[args.split].targets]
+    elif data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
     split = data.splits[args.split]
     if data.assignment and not other and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
@@ -107,7 +110,7 @@ def result_figure(row, out):
         files["prediction"] = overlay if (out / overlay).exists() else row["prediction"]
     images = "".join(f'<div><img src="{quote(os.fsencode(file))}" alt="" loading="lazy">{kind}</div>'
                      for kind, file in files.items())
-    text = row["image"] + (f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else "")
+    text = "/".join(Path(row["image"]).parts[-2:]) + (f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else "")
     return f"<figure class=tile>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
@@ -123,7 +126,7 @@ def find_inputs(words, out, on_error, taken):
             is_folder = os.path.isdir(match)
             if out == (Path(match) if is_folder else Path(match).parent).resolve():
                 raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
-            for path in list_images(match, on_error).values() if is_folder else [match]:
+            for path in map(os.path.abspath, list_images(match, on_error).values() if is_folder else [match]):
                 if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
                     name = os.path.splitext(os.path.relpath(path, top))[0]
                     numbered = (f"{name}_{number}" for number in itertools.count(2))  # if the name is taken

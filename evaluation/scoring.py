@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.images import printable, read_image, stop
 from data.masks import VOID
-from evaluation.counts import COMPUTE, METRICS
+from evaluation.counts import COMPUTE, METRICS, WORST_BY
 from evaluation.runs import PREDICT
 from evaluation.predictions import read_images, read_labels
 from evaluation.submissions import TROUBLES, content_digest, is_network, list_files, say_why
@@ -51,7 +51,8 @@ def run_network(truth, path):
     """Yield (index, prediction) for every true image, from a checkpoint, which is read without running code in it."""
     predictor = load_predictor(path, torch.device("cpu"), torch.float32)
     metadata = predictor.metadata
-    if (metadata["task"], metadata["classes"], predictor.channels) != (truth.task, truth.classes, 3):
+    order = sorted if truth.task == "classification" else list  # labels are given by name, pixels by number
+    if (metadata["task"], order(metadata["classes"]), predictor.channels) != (truth.task, order(truth.classes), 3):
         stop("this network is for another task, or for other classes or images than the true ones")
     for index, image in enumerate(truth.images):
         prediction = PREDICT[truth.task](predictor, read_image(image, metadata.get("levels")))
@@ -61,7 +62,7 @@ def run_network(truth, path):
 def grade_predictions(truth, predict, source):
     """Score the pairs (index, prediction or None) that predict(troubles) yields. If there are several for one image,
     the worst one counts. Returns a dict of all that the pages show."""
-    compute, main = COMPUTE[truth.task], METRICS[truth.task][0]
+    compute, main, worst_by = COMPUTE[truth.task], METRICS[truth.task][0], WORST_BY[truth.task]
     found, seen, worst, error = {}, set(), [], None  # found: index -> (score, row, digest, equal to the truth)
     troubles = {trouble: [] for trouble in TROUBLES}
     try:
@@ -70,7 +71,7 @@ def grade_predictions(truth, predict, source):
             if prediction is None:
                 continue
             row = truth.row(index, prediction)
-            score = float(compute(row)[main])
+            score = float(compute(row)[worst_by]) * (-1 if worst_by == "delta_e" else 1)
             if index in found and found[index][0] <= score:
                 continue
             digest = hashlib.sha256(b"%d:" % index + np.ascontiguousarray(prediction).tobytes()).hexdigest()
@@ -113,7 +114,7 @@ def draw_worst(truth, score, index, prediction):
     """(caption, {"input", "truth", "prediction", "errors in red": data URI of an image})"""
     target, path = truth.targets[index], truth.images[index]
     photo = read_image(path)
-    result = f"{METRICS[truth.task][0]} {score:.3f}"
+    result = f"{WORST_BY[truth.task]} {abs(score):.3f}"
     size, images = (220, max(1, min(440, 220 * photo.height // photo.width))), {"input": photo}
     if truth.task == "classification":
         result = f"{truth.classes[prediction] if prediction >= 0 else 'no class'}, is {truth.classes[target]}"

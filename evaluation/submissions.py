@@ -21,7 +21,7 @@ TROUBLES = ("missing", "misnamed", "ambiguous", "repeated", "extra", "wrong size
             "refused")
 NOT_PLAIN = "not a plain file but a link or a device; hand in the file itself"
 REFUSED = dict.fromkeys((".7z", ".rar"), "such an archive cannot be read; pack the files as a .zip") | dict.fromkeys(
-    (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".npz", ".bin"),
+    (".pt", ".pth", ".ckpt", ".safetensors", ".h5", ".keras", ".onnx", ".pkl", ".bin"),
     "your own network's file cannot be run here, only its predictions are graded")
 
 

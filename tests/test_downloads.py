@@ -126,6 +126,31 @@ def test_a_roster_with_two_of_a_name_and_from_excel(tmp_path, truth):
     assert {name: row["roster id"] for name, row in rows.items()} == {"early.zip/Poe Ed": "14", "late.zip/Poe Ed": ""}
 
 
+def test_a_roster_of_groups_namesakes_and_initials(tmp_path, truth):
+    write(tmp_path / "s", {"group2.csv": GOOD, "Jane Doe.csv": GOOD, "Jim R. Poe/labels.csv": GOOD})
+    write(tmp_path, {"roster.csv": b"name,id\nGroup 1,1\nGroup 2,2\nJane Doe,3\nDoe Jane,4\nJim R. Poe,5"})
+    rows = grade("classification", truth, tmp_path / "out", sorted((tmp_path / "s").iterdir()), "--roster",
+                 str(tmp_path / "roster.csv"))
+    assert {name: row["roster id"] for name, row in rows.items()} == {
+        "group2.csv": "2", "Jane Doe.csv": "", "Jim R. Poe": "5", "Group 1 1": "1", "Jane Doe 3": "3", "Doe Jane 4": "4"}
+
+
+def test_a_download_of_names_that_canvas_hides(tmp_path, truth):
+    write(tmp_path / "d", {"anon_Ab3dE_9001_labels.csv": GOOD, "LATE_anon_Zz9_x_9002_labels.csv": HALF,
+                           "sub/.DS_Store": b""})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / "d"])
+    assert {name: float(row["accuracy"]) for name, row in rows.items()} == {"anon_Ab3dE": 1, "LATE_anon_Zz9_x": 0.5}
+    with pytest.raises(InputError, match="anon_.* has no id"):
+        grade("classification", truth, tmp_path / "out", [tmp_path / "d"], "--for", "canvas")
+
+
+def test_what_makes_a_download_one_submission_is_named(tmp_path, truth, capfd):
+    write(tmp_path / "d", MOODLE | {"grades_worksheet.csv": b""})
+    rows = grade("classification", truth, tmp_path / "out", [tmp_path / "d"])
+    assert len(rows) == 1 and "d: one submission, not a download, because it holds grades_worksheet.csv" in (
+        capfd.readouterr().out)
+
+
 def test_nobody_hands_in_for_others_unseen(tmp_path, truth):
     """The students of a zip that looks like a download are called by its name where others are graded, too."""
     write(tmp_path, {"evil.zip": packed(MOODLE), "other.csv": GOOD})

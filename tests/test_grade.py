@@ -270,7 +270,7 @@ def test_classification(tmp_path):
     names = [f"{kind}/{i}{kind}" for kind in ("cat", "dog") for i in range(5)]
     write(tmp_path / "truth", {f"{name}.png": picture for name in names})
     lines = [f"{name.split('/')[1]}.png,{name.split('/')[0]}" for name in names]
-    wrong = [*lines[:7], "4dog,cat", "3dog,=bird", "nobody,cat", "0cat,dog"]  # without 2dog, and with 0cat twice
+    wrong = [*lines[:7], "4dog,cat", "3dog,=bird", "nobody,cat", "0cat,dog"]  # without 2dog, and with two labels for 0cat
     write(tmp_path, {"right.csv": "\n".join(["name,label", *lines]).encode(),
                      "wrong/deep/labels.csv": "\n".join(["name,label", *wrong]).encode(),
                      "excel.csv": "\r\n".join(["\ufeffName;Label", *lines]).replace(",", ";").encode(),
@@ -283,9 +283,10 @@ def test_classification(tmp_path):
     rows = grade("classification", tmp_path / "truth", tmp_path / "out", submissions)
     for name in good:
         assert (float(rows[name]["accuracy"]), float(rows[name]["points"])) == (1, 10)
-    expected = {"accuracy": 0.7, "accuracy cat": 1, "accuracy dog": 0.4, "missing": 1, "extra": 1, "repeated": 1,
+    expected = {"accuracy": 0.6, "accuracy cat": 0.8, "accuracy dog": 0.4, "missing": 1, "extra": 1, "repeated": 1,
                 "out of range": 1}
     assert {key: float(rows["wrong"][key]) for key in expected} == pytest.approx(expected)
+    assert rows["wrong"]["status"] == "ambiguous" and "0cat" in rows["wrong"]["problems"]
     assert rows["none"]["status"] == "empty"
     page = (tmp_path / "out/feedback/none.html").read_text("utf-8")
     assert "2dog" in page and "dog/2dog" not in page  # the folder would be the answer

@@ -2,6 +2,7 @@
 import argparse
 import csv
 import json
+import os
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -46,15 +47,24 @@ def test_folders_and_patterns_keep_their_paths_and_names(run, here):
         code, out, err = run("evaluate.py", "predict", "best.pt", "photos", "oth*/*.png", "--out", "photos/results")
         assert code == 0 and "5 of 5" in out, err
     table = {row["image"]: row["prediction"] for row in rows(here / "photos/results/predictions.csv")}
-    assert table == {"photos/a.jpg": "a.png", "photos/a.png": "a_2.png", "photos/deep/b.png": "deep/b.png",
-                     "photos/deep/er/a.png": "deep/er/a.png", "other/b.png": "other/b.png"}
+    expected = {"photos/a.jpg": "a.png", "photos/a.png": "a_2.png", "photos/deep/b.png": "deep/b.png",
+                "photos/deep/er/a.png": "deep/er/a.png", "other/b.png": "other/b.png"}
+    assert table == {str(here / image): result for image, result in expected.items()}
     for result in table.values():
         assert Image.open(here / "photos/results" / result).mode == "P"
         assert (here / "photos/results" / result.replace(".png", "_overlay.jpg")).exists()
     noise(here / "third/a.png")
     run("evaluate.py", "predict", "best.pt", "third", "--out", "photos/results")  # adds, and overwrites nothing
     added = {row["image"]: row["prediction"] for row in rows(here / "photos/results/predictions.csv")}
-    assert added == table | {"third/a.png": "a_3.png"} and (here / "photos/results/a_3.png").exists()
+    assert added == table | {str(here / "third/a.png"): "a_3.png"} and (here / "photos/results/a_3.png").exists()
+    # The same name below another folder is another image, wherever the command is run; the same image is predicted anew.
+    (here / "elsewhere/third").mkdir(parents=True)
+    noise(here / "elsewhere/third/a.png")
+    os.chdir(here / "elsewhere")
+    run("evaluate.py", "predict", "../best.pt", "third", "../third/a.png", "--out", "../photos/results")
+    os.chdir(here)
+    again = {row["image"]: row["prediction"] for row in rows(here / "photos/results/predictions.csv")}
+    assert again == added | {str(here / "elsewhere/third/a.png"): "a_4.png"}
     code, _, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "photos")
     assert code == 2 and "--out" in err and err.count("\n") == 1
     (here / "empty").mkdir()
@@ -69,7 +79,8 @@ def test_a_classifier_writes_both_tables(run, here):
     code, _, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "results")
     assert code == 0, err
     predictions, labels = rows(here / "results/predictions.csv"), rows(here / "results/labels.csv")
-    assert [row["image"] for row in predictions] == ["photos/apple/0.png", "photos/lime/0.png", "photos/lime/1.png"]
+    images = "apple/0.png", "lime/0.png", "lime/1.png"
+    assert [row["image"] for row in predictions] == [str(here / "photos" / image) for image in images]
     assert [row["name"] for row in labels] == ["apple/0.png", "lime/0.png", "lime/1.png"]
     for key in ("label", "probability"):
         assert [row[key] for row in predictions] == [row[key] for row in labels]
@@ -223,7 +234,8 @@ def test_a_page_shows_what_was_made(run, here):
     assert code == 0 and "index.html" in out, err
     page = Figures((here / "results/deep/index.html").read_text())
     assert len(page.sources) == 6 and all((here / "results/deep" / source).is_file() for source in page.sources)
-    assert sorted(page.captions) == sorted(names) and "<b>" not in (here / "results/deep/index.html").read_text()
+    assert sorted(page.captions) == sorted("/".join(name.split("/")[-2:]) for name in names)
+    assert "<b>" not in (here / "results/deep/index.html").read_text()
 
     save_checkpoint(here / "best.pt", fuzz.checkpoints()[2])
     noise(here / "more/a.png")
