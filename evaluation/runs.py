@@ -110,7 +110,8 @@ def result_figure(row, out):
         files["prediction"] = overlay if (out / overlay).exists() else row["prediction"]
     images = "".join(f'<div><img src="{quote(os.fsencode(file))}" alt="" loading="lazy">{kind}</div>'
                      for kind, file in files.items())
-    text = "/".join(Path(row["image"]).parts[-2:]) + (f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else "")
+    text = "/".join(Path(row["image"]).parts[-2:])
+    text += f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else ""
     return f"<figure class=tile>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 

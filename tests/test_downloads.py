@@ -132,7 +132,8 @@ def test_a_roster_of_groups_namesakes_and_initials(tmp_path, truth):
     rows = grade("classification", truth, tmp_path / "out", sorted((tmp_path / "s").iterdir()), "--roster",
                  str(tmp_path / "roster.csv"))
     assert {name: row["roster id"] for name, row in rows.items()} == {
-        "group2.csv": "2", "Jane Doe.csv": "", "Jim R. Poe": "5", "Group 1 1": "1", "Jane Doe 3": "3", "Doe Jane 4": "4"}
+        "group2.csv": "2", "Jane Doe.csv": "", "Jim R. Poe": "5", "Group 1 1": "1", "Jane Doe 3": "3",
+        "Doe Jane 4": "4"}
 
 
 def test_a_download_of_names_that_canvas_hides(tmp_path, truth):

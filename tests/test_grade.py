@@ -270,7 +270,7 @@ def test_classification(tmp_path):
     names = [f"{kind}/{i}{kind}" for kind in ("cat", "dog") for i in range(5)]
     write(tmp_path / "truth", {f"{name}.png": picture for name in names})
     lines = [f"{name.split('/')[1]}.png,{name.split('/')[0]}" for name in names]
-    wrong = [*lines[:7], "4dog,cat", "3dog,=bird", "nobody,cat", "0cat,dog"]  # without 2dog, and with two labels for 0cat
+    wrong = [*lines[:7], "4dog,cat", "3dog,=bird", "nobody,cat", "0cat,dog"]  # no 2dog, and two labels for 0cat
     write(tmp_path, {"right.csv": "\n".join(["name,label", *lines]).encode(),
                      "wrong/deep/labels.csv": "\n".join(["name,label", *wrong]).encode(),
                      "excel.csv": "\r\n".join(["\ufeffName;Label", *lines]).replace(",", ";").encode(),

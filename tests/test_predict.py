@@ -57,7 +57,7 @@ def test_folders_and_patterns_keep_their_paths_and_names(run, here):
     run("evaluate.py", "predict", "best.pt", "third", "--out", "photos/results")  # adds, and overwrites nothing
     added = {row["image"]: row["prediction"] for row in rows(here / "photos/results/predictions.csv")}
     assert added == table | {str(here / "third/a.png"): "a_3.png"} and (here / "photos/results/a_3.png").exists()
-    # The same name below another folder is another image, wherever the command is run; the same image is predicted anew.
+    # The same name below another folder is another image; the same image, named from there, is predicted anew.
     (here / "elsewhere/third").mkdir(parents=True)
     noise(here / "elsewhere/third/a.png")
     os.chdir(here / "elsewhere")
