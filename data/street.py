@@ -156,15 +156,10 @@ class Street:
         self.canvas.paste(Image.fromarray(numbers), (0, self.height - len(rows)))
 
 
-@lru_cache
-def corners_of_disc(corners, start):
-    angles = [start + 2 * math.pi * i / corners for i in range(corners)]
-    return [(math.cos(a), math.sin(a)) for a in angles]
-
-
 def disc(x, y, radius, radius_y=None, corners=12, start=0.0):
     """The corners of a regular polygon: [(x, y)]."""
-    return [(x + radius * u, y + (radius_y or radius) * v) for u, v in corners_of_disc(corners, start)]
+    angles = (start + 2 * math.pi * i / corners for i in range(corners))
+    return [(x + radius * math.cos(a), y + (radius_y or radius) * math.sin(a)) for a in angles]
 
 
 @lru_cache
