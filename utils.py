@@ -71,7 +71,7 @@ class WholeBatches(torch.utils.data.Dataset):
         self.split = split
 
     def __getitem__(self, indices):
-        return for_each(torch.from_numpy, self.split.read(indices))
+        return for_each(lambda array: torch.from_numpy(array[indices]), (self.split.images, self.split.targets))
 
 
 def leave_stopping_to_parent(worker):

@@ -56,10 +56,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.names) * self.crops
 
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The images and targets of these samples."""
-        return self.images[indices], None if self.targets is None else self.targets[indices]
-
     @property
     def digest(self) -> str:
         """A hash of the samples' names: it shows whether a split holds the same images as before."""
@@ -74,7 +70,7 @@ def usable_cores() -> int:
 def check_loaders(split: Split, workers: int, batch_size: int, memory: float = None, files: float = None) -> None:
     """Raise InputError if shared memory (bytes; a container often has 64 MB) or open files are too few for the loaders.
     Each process keeps four batches in /dev/shm, two open files a batch, and some more for its pipes."""
-    sample = sum(array.nbytes for array in split.read(np.zeros(1, int)) if array is not None)
+    sample = sum(array[0].nbytes for array in (split.images, split.targets) if array is not None)
     needed = 4 * workers * batch_size * sample
     if memory is None:
         memory = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else math.inf
