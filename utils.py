@@ -261,13 +261,6 @@ def plot_heat_map(rows, vertical, horizontal, value, path):
                 ylabel=names[1], best=np.nanmax(grid))
 
 
-def plot_confusion(counts, classes, path):
-    """A confusion matrix (K, K) of counts, truth down the side, as the share of each row."""
-    share = counts / counts.sum(1, keepdims=True).clip(1)
-    plot_matrix(share, "{:.2f}", classes, classes, path, xlabel="prediction", ylabel="truth",
-                title=f"shares of each true class; accuracy {counts.trace() / counts.sum():.3f}")
-
-
 def plot_matrix(values, form, down, along, path, best=None, **labels):
     """A matrix (len(down), len(along)) as coloured cells, up to 25 columns with numbers; `best` has a star."""
     figure, [[axis]] = new_figure(1, 1, *(0.6 * min(len(names), 25) + 2.5 for names in (along, down)))

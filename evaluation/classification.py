@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from evaluation import as_batch
-from utils import batches, plot_confusion, plot_images, write_csv
+from utils import batches, plot_images, plot_matrix, write_csv
 
 
 def class_probabilities(predictor, images):
@@ -43,7 +43,9 @@ def class_scores(confusion, classes):
 
 def draw_classification(confusion, probabilities, split, classes, folder):
     """Draw confusion.png and .csv, one row per true class, and mistakes.png, the twelve most confident mistakes."""
-    plot_confusion(confusion, classes, folder / "confusion.png")
+    share = confusion / confusion.sum(1, keepdims=True).clip(1)
+    plot_matrix(share, "{:.2f}", classes, classes, folder / "confusion.png", xlabel="prediction", ylabel="truth",
+                title=f"shares of each true class; accuracy {confusion.trace() / confusion.sum():.3f}")
     write_csv(folder / "confusion.csv", ({"truth": name} | dict(zip(classes, counts.tolist()))
                                          for name, counts in zip(classes, confusion)))
     prediction, truth = probabilities.argmax(1), np.asarray(split.targets)
