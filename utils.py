@@ -249,13 +249,11 @@ def plot_curves(history, path):
 
 def plot_heat_map(rows, vertical, horizontal, value, path):
     """A heat map of `value` with its numbers, the keys `vertical` down the side and `horizontal` along the bottom."""
-    def label(row, keys):
-        return ", ".join(str(row[key]) for key in keys)
-
-    down, along = (list(dict.fromkeys(label(row, keys) for row in rows)) for keys in (vertical, horizontal))
+    labels = [[", ".join(str(row[key]) for key in keys) for row in rows] for keys in (vertical, horizontal)]
+    down, along = (list(dict.fromkeys(each)) for each in labels)
     grid = np.full((len(down), len(along)), np.nan)
-    for row in rows:
-        grid[down.index(label(row, vertical)), along.index(label(row, horizontal))] = float(row[value])
+    for row, at_side, at_bottom in zip(rows, *labels):
+        grid[down.index(at_side), along.index(at_bottom)] = float(row[value])
     names = [", ".join(keys).replace("_", " ") for keys in (horizontal, vertical)]
     plot_matrix(grid, "{:.3f}", down, along, path, title=f"{value.replace('_', ' ')} (★ best)", xlabel=names[0],
                 ylabel=names[1], best=np.nanmax(grid))
