@@ -209,11 +209,11 @@ def dilate(bits, radius):
 
 
 def boundary_f1(counts):
-    """Sums of outline_counts (..., 4, K) -> the mean F1 (...) of the classes that are in truth or prediction."""
-    met_truth, truth, met_prediction, prediction = np.moveaxis(counts, -2, 0)
+    """Sums of outline_counts (4, K) -> the mean F1 of the classes that are in truth or prediction."""
+    met_truth, truth, met_prediction, prediction = counts
     recall, precision = met_truth / truth.clip(1), met_prediction / prediction.clip(1)
     f1 = 2 * precision * recall / (precision + recall).clip(1e-12)
-    return f1.sum(-1) / (truth + prediction > 0).sum(-1).clip(1)
+    return f1.sum() / (truth + prediction > 0).sum().clip(1)
 
 
 def new_figure(rows, columns, width, height):

@@ -1,4 +1,6 @@
 """Colorization: score and draw a network on a split; predict the colours of any image."""
+from collections import defaultdict
+
 import numpy as np
 import torch
 from PIL import Image
@@ -52,8 +54,7 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
     """MEANS over a split and `images`, a row for each. With a criterion(output, rgb, ab) also its mean, `loss`. With
     `baselines` also the MEANS of grey and of the training set's mean colour."""
     predictor.model.eval()
-    others = ("grey", "mean colour") if baselines else ()
-    loss, rows = 0.0, {name: [] for name in ("network", *others)}
+    loss, rows = 0.0, defaultdict(list)
     for images, _, _ in batches(split, 32, predictor.device):
         rgb = images.float() / 255
         lightness, ab = lightness_and_ab(rgb)
@@ -67,20 +68,20 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
         for name, image in painted.items():
             rows[name].append(torch.stack([*color_metrics(image, rgb).values(), *truth], 1).cpu().numpy())
     rows = {name: np.concatenate(parts).astype(float) for name, parts in rows.items()}
-    scores = mean_metrics(rows["network"])
+    means = {name: mean_metrics(parts.sum(0), len(parts)) for name, parts in rows.items()}
+    scores = means.pop("network")
     if criterion:
         scores["loss"] = loss / len(split)
     if baselines:
-        scores["baselines"] = {name: mean_metrics(rows[name]) for name in others}
+        scores["baselines"] = means
     scores["images"] = [{"name": name} | dict(zip(COLUMNS, row))
                         for name, row in zip(split.names, rows["network"].tolist())]
     return scores
 
 
-def mean_metrics(rows):
-    """An array of COLUMNS (N, 7) -> a dict of MEANS; the ratios are prediction to truth."""
-    ratios = rows[:, 3:5].sum(0) / rows[:, 5:].sum(0).clip(1e-9)
-    return dict(zip(MEANS, map(float, (*rows[:, :3].mean(0), *ratios))))
+def mean_metrics(sums, images):
+    """The sums of COLUMNS (7,) over so many images -> a dict of MEANS; the ratios are prediction to truth."""
+    return dict(zip(MEANS, map(float, (*sums[:3] / images, *sums[3:5] / sums[5:].clip(1e-9)))))
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Scores of any set of images, such as a bootstrap sample.
+"""Scores of any set of images.
 
 *_row makes a row of counts from an image's prediction; *_metrics computes the metrics from sums of rows."""
 import numpy as np
@@ -6,7 +6,7 @@ import torch
 
 from data import color
 from data.masks import NO_CLASS
-from evaluation.colorization import color_metrics
+from evaluation.colorization import MEANS, color_metrics, mean_metrics
 from utils import boundary_f1, outline_counts, pixel_counts, segmentation_scores
 
 
@@ -18,12 +18,11 @@ def segmentation_row(truth, prediction, classes, known=None):
     return np.concatenate([pixels, outline_counts(truth, prediction, classes)])
 
 
-def segmentation_metrics(rows):
-    """(..., 7, K) -> segmentation_scores, boundary_f1, the second class's foreground_iou, and the IoU "by class"."""
-    scores = segmentation_scores(rows[..., :3, :])
+def segmentation_metrics(row):
+    """(7, K) -> segmentation_scores, boundary_f1, the second class's foreground_iou, and the IoU "by class"."""
+    scores = segmentation_scores(row[:3])
     iou = scores.pop("iou")
-    return scores | {"by class": iou, "boundary_f1": boundary_f1(rows[..., 3:, :]),
-                     "foreground_iou": np.nan_to_num(iou[..., 1])}
+    return scores | {"by class": iou, "boundary_f1": boundary_f1(row[3:]), "foreground_iou": np.nan_to_num(iou[1])}
 
 
 def classification_row(truth, prediction, classes, known=None):
@@ -32,11 +31,10 @@ def classification_row(truth, prediction, classes, known=None):
     return np.stack([true & (prediction == truth), true]).astype(int)
 
 
-def classification_metrics(rows):
-    """(..., 2, K) -> accuracy (...) and, as "by class", (..., K)."""
-    right, true = np.moveaxis(rows, -2, 0)
-    return {"accuracy": right.sum(-1) / true.sum(-1).clip(1),
-            "by class": np.where(true > 0, right / true.clip(1), np.nan)}
+def classification_metrics(row):
+    """(2, K) -> accuracy and, as "by class", (K,)."""
+    right, true = row
+    return {"accuracy": right.sum() / true.sum().clip(1), "by class": np.where(true > 0, right / true.clip(1), np.nan)}
 
 
 LINEAR = color.rgb_to_linear(torch.arange(256) / 255).numpy()  # of each byte: a look-up takes a fifth of the time
@@ -68,18 +66,16 @@ def colorization_row(truth, prediction, classes, known):
     return np.array([*own, colorful, sharp, 1, credit])
 
 
-def colorization_metrics(rows):
-    """(..., 9) -> the means over the images, (...) each."""
-    psnr, ssim, delta_e, colorful, sharp, true_colorful, true_sharp, number, credit = np.moveaxis(rows, -1, 0)
-    return {"psnr": psnr / number, "ssim": ssim / number, "delta_e": delta_e / number,
-            "colorfulness_ratio": colorful / true_colorful.clip(1e-9), "sharpness_ratio": sharp / true_sharp.clip(1e-9),
-            "colorfulness_credit": credit / number}
+def colorization_metrics(row):
+    """(9,) -> the means over the images."""
+    *sums, images, credit = row
+    return mean_metrics(np.array(sums), images) | {"colorfulness_credit": credit / images}
 
 
 WORST_BY = {"segmentation": "miou", "classification": "accuracy", "colorization": "delta_e"}  # chooses the worst images
 METRICS = {"segmentation": ("miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f1"),
            "classification": ("accuracy",),
-           "colorization": ("psnr", "ssim", "delta_e", "colorfulness_ratio", "sharpness_ratio", "colorfulness_credit")}
+           "colorization": (*MEANS, "colorfulness_credit")}
 MEANING = {  # of the metrics that the default rubrics count
     "miou": "the intersection of prediction and truth divided by their union (IoU), the mean over the classes",
     "foreground_iou": "the intersection of predicted and true foreground divided by their union",
