@@ -62,7 +62,7 @@ class Truth:
 
 def open_truth(folder, task):
     """Read the truth of a task from a folder that holds one split. Raises InputError."""
-    split, classes, colors, raw, targets = read_truth(folder, task)
+    data, split, targets = read_truth(folder, task)
     names = [nfc(name) for name in split.names]
     stems = [name.rpartition("/")[2] for name in names]
     counts = Counter(stems)
@@ -75,39 +75,38 @@ def open_truth(folder, task):
         print(f"{len(telling)} true images share their names, so a prediction must name the class's folder, as "
               f"{printable(telling[0])}: whoever has seen these names knows the answers. Give each image its own name.")
     known = [colorization_known(target) if task == "colorization" else None for target in targets]
-    digest = hashlib.sha256(repr((task, shown, classes, colors, raw)).encode(errors="surrogateescape"))
+    digest = hashlib.sha256(repr((task, shown, data.classes, data.colors, data.masks)).encode(errors="surrogateescape"))
     sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     for content in itertools.chain(targets, map(read_image, split.images if task != "colorization" else ()), sources):
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
-    return Truth(task, shown, split.images, targets, classes, colors, index, raw, known, digest.hexdigest())
+    return Truth(task, shown, split.images, targets, data.classes, data.colors, index, data.masks, known,
+                 digest.hexdigest())
 
 
 def read_truth(folder, task):
-    """(split, classes, their colours, how masks are read, decoded targets) of a folder that holds one split."""
-    root, colors = os.path.abspath(folder), []
-    data = DataSet("truth", task, None, root=root)
+    """(data set, its one split, decoded targets) of a folder that holds one split."""
+    data = DataSet("truth", task, None, root=os.path.abspath(folder))
     find_folder(data)
-    splits, classes, raw = data.splits, data.classes, data.masks
     print("".join(f"{note}\n" for note in data.notes), end="")
-    if "train" not in splits or len(splits) > 1:
+    if data.splits.keys() != {"train"}:
         raise InputError(f"--truth {printable(folder)}: it holds splits; give one: "
-                         f"{printable(os.path.join(folder, list(splits)[-1]))}")
-    split, = splits.values()
+                         f"{printable(os.path.join(folder, list(data.splits)[-1]))}")
+    split = data.splits["train"]
     targets = split.targets
     if task == "segmentation":
-        targets = [split.read_mask(i, raw)[0] for i in range(len(split))]
-        if raw is None:
-            raw, note = infer_classes(np.stack([np.bincount(mask.ravel(), minlength=256) > 0 for mask in targets]),
-                                      split.targets)
+        targets = [split.read_mask(i, data.masks)[0] for i in range(len(split))]
+        if data.masks is None:
+            present = np.stack([np.bincount(mask.ravel(), minlength=256) > 0 for mask in targets])
+            data.masks, note = infer_classes(present, split.targets)
             print(note)
-            targets = [decode_mask(mask, raw) for mask in targets]
-        classes, colors, _ = scored_classes(raw)
+            targets = [decode_mask(mask, data.masks) for mask in targets]
+        data.classes, data.colors, _ = scored_classes(data.masks)
     elif task == "colorization":
         targets = [np.asarray(read_image(path)) for path in split.images]
         small = [path for path, target in zip(split.images, targets) if min(target.shape[:2]) < 11]
         if small:  # SSIM's window has 11 pixels
             raise InputError(f"{printable(small[0])}: less than 11 pixels high or wide, too small to be scored")
-    return split, classes, colors, raw, targets
+    return data, split, targets
 
 
 def predict_baseline(truth, name):
