@@ -19,9 +19,9 @@ def score_classification(predictor, split):
     predictor.model.eval()
     classes, probabilities, labels = predictor.metadata["classes"], [], []
     for images, targets, _ in batches(split, 256, predictor.device):
-        probabilities.append(class_probabilities(predictor, images.float() / 255).cpu().numpy())
-        labels.append(targets.cpu().numpy())
-    probabilities, labels = (torch.from_numpy(np.concatenate(parts)) for parts in (probabilities, labels))
+        probabilities.append(class_probabilities(predictor, images.float() / 255).cpu())
+        labels.append(targets.cpu())
+    probabilities, labels = torch.cat(probabilities), torch.cat(labels)
     pairs = labels * len(classes) + probabilities.argmax(1)
     confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1).numpy()
     hits, count = int(confusion.trace()), int(confusion.sum())
