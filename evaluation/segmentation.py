@@ -6,7 +6,6 @@ from PIL import Image
 import utils
 from evaluation import as_batch, enlarge
 
-BY_CLASS = "iou", "dice", "precision", "recall"
 MARGIN = 96  # rows, about as far as a U-Net sees
 
 
@@ -22,7 +21,7 @@ def predicted_classes(predictor, images):
 
 @torch.inference_mode()
 def score_segmentation(predictor, split, outlines=True):
-    """miou, pixel_accuracy, ...; BY_CLASS, dicts with None for 0/0; images: mIoU of each; with outlines boundary_f1."""
+    """miou, ...; iou, dice, ... as dicts by class, None for 0/0; images: mIoU of each; with outlines boundary_f1."""
     predictor.model.eval()
     classes, pixels, edges = predictor.metadata["classes"], [], []
     for images, truth, _ in utils.batches(split, 32, predictor.device):
@@ -34,7 +33,7 @@ def score_segmentation(predictor, split, outlines=True):
     pixels = np.concatenate(pixels)
     scores = utils.segmentation_scores(pixels.sum(0))
     scores = {key: {name: None if np.isnan(score) else float(score) for name, score in zip(classes, value)}
-              if key in BY_CLASS else float(value) for key, value in scores.items()}
+              if value.ndim else float(value) for key, value in scores.items()}
     scores["images"] = utils.segmentation_scores(pixels)["miou"]
     if outlines:
         scores["boundary_f1"] = float(utils.boundary_f1(sum(edges)))
