@@ -117,9 +117,9 @@ def result_figure(row, out):
 
 def find_inputs(words, out, on_error, taken):
     """{path: name of its result} of the images in `words`: files, folders, and patterns such as *.jpg. The name is the
-    path below the folder, or below a pattern's part before the first *, without suffix. taken: names of earlier results
-    -> their images. Raises InputError if the images' folder is the results' folder."""
-    found, used = {}, set()
+    path below the folder, or below a pattern's part before the first *, without suffix. taken: names of all results
+    -> their images; it grows. Raises InputError if the images' folder is the results' folder."""
+    found = {}
     for word in words:
         matches = [] if os.path.lexists(word) else sorted(glob.glob(word, recursive=True))
         top = word if os.path.isdir(word) else os.path.dirname(re.split("[*?[]", word)[0]) or "."
@@ -129,11 +129,10 @@ def find_inputs(words, out, on_error, taken):
                 raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
             for path in map(os.path.abspath, list_images(match, on_error).values() if is_folder else [match]):
                 if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
-                    name = os.path.splitext(os.path.relpath(path, top))[0]
-                    numbered = (f"{name}_{number}" for number in itertools.count(2))  # if the name is taken
-                    found[path] = next(each for each in itertools.chain([name], numbered)
-                                       if each not in used and taken.get(each) in (None, path))
-                    used.add(found[path])
+                    stem = os.path.splitext(os.path.relpath(path, top))[0]
+                    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+                    found[path] = next(name for name in names if taken.get(name, path) == path)
+                    taken[found[path]] = path
     return found
 
 
