@@ -7,7 +7,6 @@ from PIL import Image
 
 from data import color
 from evaluation import as_batch, enlarge
-from models.normalize import memory_format
 from utils import batches, best_to_worst, plot_images
 
 AB_UNIT = 25  # few colours of a photograph have larger a or b, so targets are about -1 to 1
@@ -18,7 +17,7 @@ COLUMNS = ("psnr", "ssim", "delta_e", "colorfulness", "sharpness", "true_colorfu
 def lightness_and_ab(rgb):
     """RGB (B, 3, H, W) in [0, 1] -> the input, lightness (B, 1, H, W) in [0, 1], and ab / AB_UNIT (B, 2, H, W)."""
     lab = color.rgb_to_lab(rgb)
-    return (lab[:, :1] / 100).contiguous(memory_format=memory_format(lab.device)), lab[:, 1:] / AB_UNIT
+    return lab[:, :1] / 100, lab[:, 1:] / AB_UNIT
 
 
 def paint(output, lightness, metadata):
