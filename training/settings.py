@@ -51,7 +51,7 @@ def fill_in(args, data, recipes, best_on, device):
     """All settings, as a new namespace: the command line's, then the recipe's for this data set and network."""
     if tile := crop_size(args, data, device):  # an epoch has as many crops as cover all images
         data.splits["train"].crops = math.prod(-(-side // crop) for side, crop in zip(data.size, tile))
-    recipe = recipes[args.recipe] | ({"tile": tile} if tile else {})
+    recipe = recipes[args.recipe] | {"tile": tile}
     if args.recipe == "best":
         recipe = recipe | best_on.get(data.name, {}) | best_on.get((data.name, args.model), {})
         if data.name not in NAMED:
@@ -80,7 +80,7 @@ def crop_size(args, data, device):
 def suit(args, data, recipe, device):
     """Settings for a user's own folder, for which there is no recipe: batches small enough for 1500 steps and, on a
     CPU, a narrow network. Prints them, with the size of the crops."""
-    samples, tile = len(data.splits["train"]), recipe.get("tile")
+    samples, tile = len(data.splits["train"]), recipe["tile"]
     suited = {"width": 16} if device.type == "cpu" and not args.pretrained else {}
     suited |= {"tile": tile} if tile else {}
     least = 8 if data.task == "classification" else 2  # an image of labels is one label, a mask thousands
