@@ -19,7 +19,7 @@ from data.augment import augment
 from evaluation import print_scores
 from evaluation.colorization import AB_UNIT, draw_colorization, lightness_and_ab, score_colorization
 from models import build_network
-from training.checkpoint import autocast, load_predictor, load_start
+from training.checkpoint import autocast, load_start
 from training.run import Run
 from training.settings import prepare, run_main
 from utils import evenly, write_csv
@@ -61,7 +61,7 @@ def mean_color(images):
 def main(args):
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
-    train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    train, val, test = data.splits.values()
 
     # 2. Network: lightness in, colours out
     network = {"name": "unet", "in_channels": 1, "out_channels": 3 if args.target == "rgb" else 2,
@@ -86,7 +86,7 @@ def main(args):
         ratio = min(max(COLORFULNESS / 2, scores["colorfulness_ratio"]), COLORFULNESS)
         gain = COLORFULNESS / ratio if args.target == "lab" else 1.0
         if run.end_epoch({key: scores[key] for key in ("loss", "psnr", "delta_e")}, best=-scores["loss"], gain=gain):
-            predictor = load_predictor(run.folder, device, dtype)
+            predictor = run.best_predictor()
             draw_colorization({"prediction": predictor}, val, scores["images"], run.folder / "predictions.png")
 
     # 4. Test: once, with the best weights

@@ -70,7 +70,7 @@ def pixels_by_class(masks, classes):
 def main(args):
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
-    train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    train, val, test = data.splits.values()
     largest = [min(sides) for sides in zip(args.tile or data.size, data.size)]  # whole images, or random crops
     window = [side / whole for side, whole in zip(largest, data.size)]
 
