@@ -56,8 +56,7 @@ def train(args, last=None):
     load_start(model, args)
 
     # 3. Training: val chooses the best weights
-    counts = np.bincount(data.splits["train"].targets, minlength=len(data.classes)) + 1.0
-    weights = class_weights(counts, args.balance).to(device)
+    weights = class_weights(np.add(data.counts["train"], 1.0), args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs(last):
         small = epoch < args.small * args.epochs
@@ -66,7 +65,9 @@ def train(args, last=None):
             images, _ = augment(images, None, draws, size, **args.augment)
             with autocast(device, dtype):
                 logits = run.model(images)
-            run.step(F.cross_entropy(logits.float(), labels, weights, label_smoothing=args.smoothing))
+            # Weighted here: torch would also weight the classes that smoothing adds, and the rare class would always win.
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing, reduction="none")
+            run.step((weights[labels] * loss).mean())
         scores = score_classification(run.predictor, data.splits["val"])
         run.end_epoch({"accuracy": scores["accuracy"]}, best=scores["accuracy"])
     return run, data

@@ -23,7 +23,7 @@ from training.checkpoint import autocast, load_start
 from training.optimization import class_weights
 from training.run import Run
 from training.settings import prepare, run_main
-from utils import evenly, shrink
+from utils import shrink
 
 # The original report's settings, and ours, which were chosen on val. `ema` is the decay of the averaged weights, which
 # are scored; `dice` is the weight of the Dice loss; `balance` is the exponent of class_weights; `small` is the share of
@@ -62,11 +62,6 @@ def segmentation_loss(logits, masks, weights, dice):
     return loss
 
 
-def pixels_by_class(masks, classes):
-    """Masks (N, H, W) uint8 -> counts (K,): the pixels of each class in up to 500 of them, plus one."""
-    return sum(np.bincount(masks[i].ravel(), minlength=256) for i in evenly(len(masks), 500))[:classes] + 1.0
-
-
 def main(args):
     # 1. Data
     args, data, device, dtype = prepare(args, RECIPES, BEST_ON)
@@ -82,7 +77,7 @@ def main(args):
     load_start(model, args)
 
     # 3. Training: val chooses the best weights
-    weights = class_weights(pixels_by_class(train.targets, len(data.classes)), args.balance).to(device)
+    weights = class_weights(np.add(data.counts["train"], 1.0), args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, foreground=args.foreground,
               **({"tile": largest} if args.tile else {}))
     for epoch in run.epochs():

@@ -493,7 +493,7 @@ def test_predict_uses_or_names_every_image(run, here):
         assert code == 2 and f"{len(sizes)} of {len(sizes) + len(bad)}" in text, err
         assert err.count("\n") == len(bad) and all(name.replace("\n", r"\n") in err for name in bad), err
         if task == "classification":
-            assert {row["name"] for row in rows(out / "labels.csv")} == {*sizes}
+            assert {row["name"] for row in rows(out / "labels.csv")} == {f"{here.name}/{name}" for name in sizes}
         else:
             assert {name: Image.open(out / f"{os.path.splitext(name)[0]}.png").size[::-1] for name in sizes} == sizes
         assert not (here / "untouched.png").exists()

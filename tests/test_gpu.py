@@ -68,7 +68,8 @@ def test_steps_never_wait_for_the_gpu(script, words, resident, monkeypatch, tmp_
     images[:, 0] = 99  # task 3 refuses grey ones
     split = Split(images, targets.get(task), [str(i) for i in range(count)])
     splits = {"train": split, "val": split, "test": split}
-    data = DataSet("zeros", task, size, ["a", "b", "c"], [(0, 0, 0)] * 3, [0, 1, 2], splits)
+    data = DataSet("zeros", task, size, ["a", "b", "c"], [(0, 0, 0)] * 3, [0, 1, 2], splits,
+                   counts={"train": [count, 0, 0]})
     copies, load = BlockingCopies(), Run.batches
     steps = []
 

@@ -133,8 +133,7 @@ def train_ours(options, name):
         split = data.splits["train"]
         run = Run(args, device, dtype, network, data, model)
         if data.task == "segmentation":
-            pixels = train_segmentation.pixels_by_class(split.targets, len(data.classes))
-            weights = class_weights(pixels, args.balance).to(device)
+            weights = class_weights(np.add(data.counts["train"], 1.0), args.balance).to(device)
 
         def compute_loss(images, targets):
             with autocast(device, dtype):
