@@ -78,8 +78,8 @@ def main(args):
 
     # 3. Training: val chooses the best weights
     weights = class_weights(np.add(data.counts["train"], 1.0), args.balance).to(device)
-    run = Run(args, device, dtype, network, data, model, foreground=args.foreground,
-              **({"tile": largest} if args.tile else {}))
+    tile = largest if args.tile else []
+    run = Run(args, device, dtype, network, data, model, foreground=args.foreground, tile=tile)
     for epoch in run.epochs():
         small = epoch < args.small * args.epochs
         size = shrink(largest) if small else largest

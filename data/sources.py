@@ -35,7 +35,7 @@ def open_data(data: str, task: str, size: tuple[int, int] | None = None, data_di
     whether all that is not 0 in a mask is one class. whole: whether a folder without splits becomes the one needed
     split; nothing is held out. channels: of the images, by default 3. Raises InputError for faulty data."""
     found = find_source(data, task, size, data_dir, seed, own_size, foreground, channels)
-    found.levels = levels and tuple(levels)
+    found.levels = tuple(levels) if levels else None
     if whole and found.splits.keys() == {"train"}:
         found.splits = {splits[0]: found.splits["train"]}
     for split in splits:

@@ -40,7 +40,7 @@ def score(args):
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
     other = os.path.realpath(args.data or metadata["data"]) != os.path.realpath(metadata["data"])
-    tiled = other and "tile" in metadata  # then other images keep their own size
+    tiled = other and bool(metadata.get("tile"))  # then other images keep their own size
     data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
                      metadata["seed"], splits=(args.split,), own_size=tiled,
                      levels=metadata.get("levels") if other else None, whole=other,

@@ -23,8 +23,8 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-# The entries of every checkpoint; a task adds its own. "tile", (height, width), is only there after training on crops,
-# "levels", the values that become 0 and 255, only for images of more than 8 bits.
+# The entries of every checkpoint; a task adds its own. "tile", (height, width), is empty but after training on crops,
+# "levels", the values that become 0 and 255, is empty but for images of more than 8 bits.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "levels": list, "foreground": bool}
 PRETRAINED = Path(__file__).parents[1] / "models" / "pretrained"  # small trained networks that ship with the code

@@ -39,7 +39,11 @@ class Run:
     def __init__(self, args, device, dtype, network, data, model, **metadata):
         """`network` is the description of `model`; `metadata` goes into each checkpoint. Raises InputError."""
         self.args, self.device, self.dtype, self.folder = args, device, dtype, Path(args.out)
-        self.metadata = describe_run(args, network, data) | metadata
+        self.metadata = {  # of each checkpoint: all that scoring and prediction need besides the weights
+            "task": data.task, "network": network, "data": args.data, "size": list(data.size), "seed": args.seed,
+            "classes": data.classes, "colors": [list(color) for color in data.colors], "ids": data.ids,
+            "levels": list(data.levels or ()), "digests": {name: each.digest for name, each in data.splits.items()},
+            **metadata}
         self.batch_size = min(args.batch_size, len(data.splits["train"]))
         self.steps_per_epoch = len(data.splits["train"]) // self.batch_size
         self.model = model.to(device, memory_format=memory_format(device))
@@ -203,14 +207,6 @@ class Run:
             "train_seconds": round(sum(self.seconds), 1), "metrics": metrics})
         plot_curves(self.history, self.folder / "curves.png")
         print(f"weights, scores and images: {self.folder}")
-
-
-def describe_run(args, network, data):
-    """The metadata of a checkpoint: all that scoring and prediction need besides the weights."""
-    return {"task": data.task, "network": network, "data": args.data, "size": list(data.size), "seed": args.seed,
-            "classes": data.classes, "colors": [list(color) for color in data.colors], "ids": data.ids,
-            "digests": {name: split.digest for name, split in data.splits.items()},
-            **({"levels": list(data.levels)} if data.levels else {})}
 
 
 def print_epoch(run):
