@@ -122,9 +122,7 @@ def swept(parser, text):
 
 def parse(parser):
     """The arguments of the command line. --resume takes left-out ones from the run. A mistake ends the script."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the caller has closed it
-            setattr(sys, name, open(os.devnull, "w"))
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # None: closed
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout lacks it
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
     args = parser.parse_args()
