@@ -65,7 +65,7 @@ def train(args, last=None):
             images, _ = augment(images, None, draws, size, **args.augment)
             with autocast(device, dtype):
                 logits = run.model(images)
-            # Weighted here: torch would also weight the classes that smoothing adds, and the rare class would always win.
+            # The weights are those of the true classes. torch would also weight what smoothing adds for the others.
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.smoothing, reduction="none")
             run.step((weights[labels] * loss).mean())
         scores = score_classification(run.predictor, data.splits["val"])

@@ -125,7 +125,7 @@ def pair(images: dict, masks: dict, where: str, data: DataSet) -> Samples:
 
 def find_listed(data: DataSet) -> dict[str, Samples]:
     """The samples that a CSV lists: image, mask and, in a third column, split; paths are relative to its folder."""
-    splits = defaultdict(lambda: Samples([], [], []))
+    splits, listed = defaultdict(lambda: Samples([], [], [])), set()
     try:
         with open(data.root, encoding="utf-8-sig", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
@@ -134,11 +134,12 @@ def find_listed(data: DataSet) -> dict[str, Samples]:
     for number, row in enumerate(rows, 1):
         split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
         files = [os.path.join(os.path.dirname(data.root), cell) for cell in row[:2]]
-        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)):
+        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)) and row[0] not in listed:
             splits[split].add(row[0], *files)
+            listed.add(row[0])
         elif any(row) and row[0].lower() != "image":  # neither an empty row nor the columns' names
             data.complain(f"{printable(data.root)}: row {number} should look like image.png,mask.png or "
-                          "image.png,mask.png,val, with files that exist")
+                          "image.png,mask.png,val, with files that exist, and each image once")
     return splits
 
 
@@ -212,7 +213,7 @@ def settle_size(data: DataSet) -> None:
             sizes[read_header(path)[0]] += 1
     if not sizes:
         list(map(read_header, paths[:1]))  # raises, and says why
-        raise InputError(f"{printable(data.root)}: no image there can be read; add images")
+        raise InputError(f"{printable(data.root)}: no image is left that can be read; add images")
     common, count = sizes.most_common(1)[0]
     if not data.size:
         crops = data.own_size or data.task == "segmentation" and max(common) > 1024

@@ -49,7 +49,8 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
         """Whether a path is a link that leads out of the folder, or in a circle."""
         target = os.path.realpath(path) if os.path.islink(path) else None
         if target and not (target + os.sep).startswith(top):
-            on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there")
+            on_error(f"{printable(path)}: a link that leads out of the folder; put the file itself there, or list it "
+                     "in a pairs.csv")
             return True
         return target in map(os.path.realpath, Path(path).parents if target else ())
 
@@ -58,15 +59,16 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
 
     for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
-                      and not leads_away(os.path.join(place, name))]
+                      and not leads_away(path := os.path.join(place, name))
+                      and not os.path.exists(os.path.join(path, "predictions.csv"))]  # what evaluate.py predict made
         for name in files:
             if name[0] != "." and name not in NOT_WORTH_A_NOTE and not leads_away(os.path.join(place, name)):
                 (images if is_image(name) else left_out).append(os.path.relpath(os.path.join(place, name), folder))
+    note = f"{len(left_out)} files without an image's suffix are left out: {first_few(sorted(left_out))}"
     if not images:
-        on_error(f"{printable(folder)}: no images in this folder; put them there")
-    if notes is not None and left_out:
-        notes.append(f"{printable(folder)}: {len(left_out)} files without an image's suffix are left out: "
-                     f"{first_few(sorted(left_out))}")
+        on_error(f"{printable(folder)}: no images in this folder; put them there" + f"; {note}" * bool(left_out))
+    elif notes is not None and left_out:
+        notes.append(f"{printable(folder)}: {note}")
     images = sorted((name.replace(os.sep, "/") for name in images), key=lambda name: name.split("/"))
     stems = Counter(os.path.splitext(name)[0] for name in images)
     names = (stem if stems[stem := os.path.splitext(name)[0]] == 1 else name for name in images)
@@ -139,8 +141,8 @@ def to_8_bits(image, levels=None, channels=3) -> Image.Image:
     (low, high), one pair for the data set, become 0 and 255. Without `levels` the range of the file's type is used."""
     count = len(image.getbands())
     if channels not in (3, count):
-        raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels}; make "
-                         "them equal")
+        raise InputError(f"{printable(image.filename)}: it has {count} channels, and --channels is {channels} for "
+                         "this network; make them equal")
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # grey of more than 8 bits
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)

@@ -15,7 +15,7 @@ from data.images import first_few, open_image, printable
 VOID = 255  # pixels that are never scored, in every decoded mask
 NO_CLASS = 254  # marks values of no class while a mask is decoded
 VOID_NAMES = ("void", "ignore", "unlabelled", "unlabeled")
-CSV_EXAMPLE = "a classes.csv in the folder, as in: id,name,r,g,b / 0,road,128,64,128 / 1,car,64,0,128 / 2,void,0,0,0"
+CSV_EXAMPLE = "a classes.csv (UTF-8) in the folder: id,name,r,g,b / 0,road,128,64,128 / 1,car,64,0,128 / 2,void,0,0,0"
 
 
 class Classes(NamedTuple):

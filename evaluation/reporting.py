@@ -78,7 +78,7 @@ def as_flags(settings):
     return words
 
 
-def train_missing(args, data, labelled, open_test):
+def train_missing(args, data, labelled, open_splits):
     """Train what is missing, and resume stopped runs. Returns name -> runs, one per seed."""
     asked = [f"-{key}{getattr(args, key)}" for key in ("epochs", "width") if getattr(args, key)]
     folder = Path("runs/report", data.name + "".join(asked))  # runs with other settings have another folder
@@ -86,9 +86,10 @@ def train_missing(args, data, labelled, open_test):
              for name, plan in plan_runs(args, data.size, seed, labelled, len(data.classes)).items()]
     results = defaultdict(list)
     for number, (name, folder, task, settings) in enumerate(plans, 1):
-        test = open_test(task, settings["seed"], tuple(settings["size"]))
+        seen = open_splits(task, settings["seed"], tuple(settings["size"]))
         plan = {"folder": folder, "asked": settings, "command": ["python", SCRIPTS[task], *as_flags(settings)],
-                "test": test.splits["test"], "true": test.counts["test"]}
+                "test": seen.splits["test"], "true": seen.counts["test"],
+                "digests": {split: each.digest for split, each in seen.splits.items()}}
         run = read_run(plan)
         if "metrics" not in run:
             print(f"{number}/{len(plans)}  {folder.name}", flush=True)
@@ -108,12 +109,12 @@ def train(script, *words):
 
 
 def read_run(plan):
-    """A plan and all that its run has written, as one dict; only the plan if it had other settings or test images."""
+    """A plan and all that its run has written, as one dict; only the plan if it had other settings or images."""
     config, summary = (json.loads(path.read_text()) if path.exists() else {}
                        for path in (plan["folder"] / "config.json", plan["folder"] / "summary.json"))
     settings = config.get("settings", {})
     if ({key: settings.get(key) for key in plan["asked"]} != plan["asked"]
-            or config["digests"]["test"] != plan["test"].digest):
+            or config["digests"] != plan["digests"]):
         return plan
     if not summary:
         return plan | config
@@ -199,19 +200,19 @@ def report(args):
     device, dtype = setup(args)
 
     @functools.cache
-    def open_test(task, seed, size):
-        return open_data(args.data, task, size, args.data_dir, seed, splits=("test",))
+    def open_splits(task, seed, size):
+        return open_data(args.data, task, size, args.data_dir, seed)
 
     def load(run):
         return load_predictor(run["folder"], device, dtype)
 
-    data, left_out = open_test("segmentation", 0, tuple(args.size) if args.size else None), ""
+    data, left_out = open_splits("segmentation", 0, tuple(args.size) if args.size else None), ""
     try:
-        open_test("classification", 0, data.size)
+        open_splits("classification", 0, data.size)
     except InputError as error:
         left_out = f"Task 1 is left out: {error}"
         print(left_out)
-    results = train_missing(args, data, not left_out, open_test)
+    results = train_missing(args, data, not left_out, open_splits)
     out, claims = Path(args.out), make_claims(results)
     out.mkdir(parents=True, exist_ok=True)
     draw(results, load, out)

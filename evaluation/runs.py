@@ -3,6 +3,7 @@ import contextlib
 import glob
 import html
 import itertools
+import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from data import InputError
 from data.images import is_image, list_images, read_image
-from data.sources import open_data
+from data.sources import find_source, open_data
 from evaluation import print_scores
 from evaluation.classification import predict_classification, score_classification
 from evaluation.colorization import predict_colorization, score_colorization
@@ -39,18 +40,20 @@ def score(args):
     """Score a run on a split of its own data, or of other data of the same task and classes."""
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
-    other = os.path.realpath(args.data or metadata["data"]) != os.path.realpath(metadata["data"])
+    source, made = args.data or metadata["data"], Path(args.run, "split.json")  # made: if training held images out
+    other = os.path.realpath(source) != os.path.realpath(metadata["data"])
+    if other and made.exists():  # the run's own data may lie elsewhere now; most of them were trained on
+        listed, own = find_source(source, task, tuple(metadata["size"]), args.data_dir), json.loads(made.read_text())
+        other = sorted(sum(own.values(), [])) != sorted(sum((each.names for each in listed.splits.values()), []))
     tiled = other and bool(metadata.get("tile"))  # then other images keep their own size
-    data = open_data(args.data or metadata["data"], task, None if tiled else tuple(metadata["size"]), args.data_dir,
-                     metadata["seed"], splits=(args.split,), own_size=tiled,
-                     levels=metadata.get("levels") if other else None, whole=other,
+    data = open_data(source, task, None if tiled else tuple(metadata["size"]), args.data_dir,
+                     metadata["seed"], splits=(args.split,), own_size=tiled, levels=metadata.get("levels"), whole=other,
                      foreground=metadata.get("foreground", False), channels=predictor.channels)
-    if task == "classification" and sorted(data.classes) == sorted(metadata["classes"]):  # a folder sorts its classes
-        data.splits[args.split].targets = np.array(list(map(metadata["classes"].index, data.classes)))[
-            data.splits[args.split].targets]
+    split, same = data.splits[args.split], sorted(data.classes) == sorted(metadata["classes"])
+    if task == "classification" and same:  # a folder's classes are sorted
+        split.targets = np.array([metadata["classes"].index(name) for name in data.classes])[split.targets]
     elif data.classes != metadata["classes"]:
         raise InputError(f"--data {data.name} has other classes than the run: {', '.join(data.classes)[:200]}")
-    split = data.splits[args.split]
     if data.assignment and not other and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
         raise InputError(f"{metadata['data']} holds other images than when the run was trained, so its split cannot be "
                          "made again (split.json lists it): put the images back, or give another folder with --data")
@@ -63,8 +66,11 @@ def predict(args):
     the others go on. predictions.csv lists images and results, index.html shows them; results of earlier calls stay."""
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
     metadata = predictor.metadata
-    done = {row["image"]: row for row in read_csv(out / "predictions.csv")}
-    taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if "prediction" in row}
+    rows = read_csv(out / "predictions.csv")
+    if not all(row.get("image") for row in rows):
+        raise InputError(f"{out / 'predictions.csv'}: it is not as predict writes it; give another --out")
+    done = {row["image"]: row for row in rows}
+    taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if row.get("prediction")}
     images = find_inputs(args.images, out.resolve(), problems.append, taken)
     out.mkdir(parents=True, exist_ok=True)
     Image.MAX_IMAGE_PIXELS = 2**30  # the user's own images are no attack
@@ -111,7 +117,7 @@ def result_figure(row, out):
     images = "".join(f'<div><img src="{quote(os.fsencode(file))}" alt="" loading="lazy">{kind}</div>'
                      for kind, file in files.items())
     text = "/".join(Path(row["image"]).parts[-2:])
-    text += f": {row['label']} ({float(row['probability']):.0%})" if row.get("label") else ""
+    text += f": {row['label']} ({float(row['probability'] or 0):.0%})" if row.get("label") else ""
     return f"<figure class=tile>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
@@ -125,14 +131,16 @@ def find_inputs(words, out, on_error, taken):
         top = word if os.path.isdir(word) else os.path.dirname(re.split("[*?[]", word)[0]) or "."
         for match in [match for match in matches if is_image(match) or os.path.isdir(match)] or [word]:
             is_folder = os.path.isdir(match)
-            if out == (Path(match) if is_folder else Path(match).parent).resolve():
-                raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
+            inside = is_folder and Path(match).resolve() in out.parents  # then earlier results are no images
             for path in map(os.path.abspath, list_images(match, on_error).values() if is_folder else [match]):
-                if path not in found and not (is_folder and Path(path).resolve().is_relative_to(out)):
+                if path not in found and not (inside and Path(path).resolve().is_relative_to(out)):
                     stem = os.path.splitext(os.path.relpath(path, top))[0]
                     names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-                    found[path] = next(name for name in names if taken.get(name, path) == path)
+                    found[path] = next(name for name in names if taken.get(name) == path
+                                       or name not in taken and not (out / f"{name}.png").exists())
                     taken[found[path]] = path
+                    if (out / found[path]).parent == Path(path).parent.resolve():
+                        raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
     return found
 
 

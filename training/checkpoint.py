@@ -155,9 +155,11 @@ def load_start(network, args):
 
 def claim_folder(args):
     """Lock a run's folder and return the lock. An older run in it is moved, unless it is resumed. Raises InputError."""
-    folder = Path(args.out)
-    if args.data not in NAMED and folder.resolve().is_relative_to(Path(args.data).resolve()):
-        raise InputError(f"--out {folder}: give the run a folder outside the data, or its images would become data")
+    folder, data = Path(args.out), Path(args.data).resolve()
+    inside = args.data not in NAMED and folder.resolve().is_relative_to(data)  # its images would become data
+    holds = [place for place in (data, Path.cwd()) if place.is_relative_to(folder.resolve())]  # to move them is a loss
+    if inside or holds or any(folder.glob("*.py")):
+        raise InputError(f"--out {folder}: give the run a folder of its own, outside the data and the code")
     if not args.resume and any(map(Path.exists, map(folder.joinpath, ("best.pt", "metrics.csv", *STATES)))):
         lock_folder(folder).close()  # raises if another run writes there
         names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))

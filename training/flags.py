@@ -3,7 +3,6 @@ import argparse
 import contextlib
 import difflib
 import json
-import math
 import os
 import re
 import signal
@@ -43,9 +42,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind, least, text):
-    """The value of a flag: a finite int or float, `least` or more."""
+    """The value of a flag: a finite float, or an int of 64 bits, `least` or more."""
     with contextlib.suppress(ValueError):
-        if least <= kind(text) < math.inf:
+        if least <= kind(text) < (2**63 if kind is int else float("inf")):
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text} is too small, too large or not of the kind {kind.__name__}")
 

@@ -97,7 +97,6 @@ def prepare(options, data, out):
     args = get_args_parser("segmentation").parse_args(words)
     device, dtype = setup(args)
     args = fill_in(args, data, train_segmentation.RECIPES, train_segmentation.BEST_ON, device)
-    train = data.splits["train"]
     weights = class_weights(np.ones(len(CLASSES)), args.balance).to(device)  # all pixels are 0
     network = {"name": "unet", "in_channels": 3, "out_channels": len(CLASSES), "width": WIDTH}
     torch.manual_seed(args.seed)
