@@ -125,7 +125,7 @@ def pair(images: dict, masks: dict, where: str, data: DataSet) -> Samples:
 
 def find_listed(data: DataSet) -> dict[str, Samples]:
     """The samples that a CSV lists: image, mask and, in a third column, split; paths are relative to its folder."""
-    splits, listed = defaultdict(lambda: Samples([], [], [])), set()
+    splits, listed = defaultdict(list), set()
     try:
         with open(data.root, encoding="utf-8-sig", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
@@ -135,37 +135,38 @@ def find_listed(data: DataSet) -> dict[str, Samples]:
         split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
         files = [os.path.join(os.path.dirname(data.root), cell) for cell in row[:2]]
         if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)) and row[0] not in listed:
-            splits[split].add(row[0], *files)
+            splits[split].append((row[0], *files))
             listed.add(row[0])
         elif any(row) and row[0].lower() != "image":  # neither an empty row nor the columns' names
             data.complain(f"{printable(data.root)}: row {number} should look like image.png,mask.png or "
                           "image.png,mask.png,val, with files that exist, and each image once")
-    return splits
+    return {split: Samples(*map(list, zip(*found))) for split, found in splits.items()}
 
 
 def find_classification(data: DataSet) -> dict[str, Samples]:
     """The images of {train,val,test}/<class> or <class>/<images>. Labels count the classes in sorted order."""
     files, loose = list_images(data.root, data.complain, notes=data.notes), []
-    splits = defaultdict(lambda: Samples([], [], []))
+    splits = defaultdict(list)
     places = {name: place(name, by_class=True) for name in files}
     divided = any(split for split, _, _ in places.values())
     for name, (split, _, rest) in places.items():
         if "/" in rest and (split or not divided):
-            splits[split or "train"].add(rest, files[name], rest.partition("/")[0])  # the class's name, for now
+            splits[split or "train"].append((rest, files[name], rest.partition("/")[0]))
         else:
             loose.append(name)
     if loose:
         data.notes.append(f"{printable(data.root)}: {len(loose)} images in no class's folder are left out: "
                           f"{first_few(loose)}")
-    classes = data.classes = sorted({name for samples in splits.values() for name in samples.targets})
+    classes = data.classes = sorted({label for found in splits.values() for *_, label in found})
     if len(classes) < 2 or "images" in classes or not all(map(str.isprintable, classes)):
         raise InputError(f"{printable(data.root)}: its folders are not classes ({first_few(classes) or 'none'}); a "
                          f"folder for classification holds {FOLDER_LAYOUTS['classification']}")
-    for split, samples in splits.items():
-        for name in sorted({*classes} - {*samples.targets}):
+    for split, found in splits.items():
+        names, paths, labels = map(list, zip(*found))
+        for name in sorted({*classes} - {*labels}):
             data.complain(f"{printable(os.path.join(data.root, split, name))}: no images of this class, which another "
                           f"split has; add some, or remove {split}, to have it held out of train")
-        samples.targets = list(map(classes.index, samples.targets))
+        splits[split] = Samples(names, paths, list(map(classes.index, labels)))
     return splits
 
 

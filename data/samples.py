@@ -79,10 +79,6 @@ class Samples:
     def __len__(self) -> int:
         return len(self.names)
 
-    def add(self, name: str, image: str, target) -> None:
-        for values, value in zip((self.names, self.images, self.targets), (name, image, target)):
-            values.append(value)
-
     @property
     def files(self) -> list[str]:
         """All the files that the samples are read from."""
