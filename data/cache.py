@@ -128,8 +128,7 @@ def cache_folder(data: DataSet, data_dir: str) -> str:
                                   data.levels, data.channels, seed)).encode())
     for split, samples in data.splits.items():
         digest.update(repr((split, samples.names, samples.targets)).encode())
-        if isinstance(samples.images, np.ndarray):
-            digest.update(np.ascontiguousarray(samples.images))
+        digest.update(np.array([image for image in samples.images if isinstance(image, np.ndarray)]))
         stats = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in samples.files]
         digest.update(repr(stats).encode())
     return os.path.join(os.path.abspath(data_dir), "cache", "{}-{}-{}x{}-{}".format(

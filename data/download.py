@@ -53,7 +53,7 @@ def find_torchvision(name: str, root: str) -> tuple[dict[str, Samples], list[str
                          "delete the folder to download it again") from error
     if name == "cifar10":
         names = {split: [f"{split}_{i:05d}" for i in range(len(each))] for split, each in found.items()}
-        return ({split: Samples(names[split], each.data, each.targets) for split, each in found.items()},
+        return ({split: Samples(names[split], [*each.data], each.targets) for split, each in found.items()},
                 found["train"].classes, None)
     names = {split: [os.path.splitext(os.path.basename(path))[0] for path in each.images]
              for split, each in found.items()}

@@ -71,9 +71,9 @@ class DataSet:
 
 @dataclass
 class Samples:
-    """One split's samples: paths of images or one array (N, H, W, 3); targets: paths of masks, labels, or None."""
+    """One split's samples: images or their paths; targets: paths of masks, labels, or None."""
     names: list[str]
-    images: list[str] | np.ndarray
+    images: list[str | np.ndarray]
     targets: list[str] | list[int] | None = None
 
     def __len__(self) -> int:
@@ -122,8 +122,7 @@ class Samples:
 
     def take(self, indices: list[int]) -> "Samples":
         """Only these samples."""
-        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
-        return Samples([self.names[i] for i in indices], images, self.targets and [self.targets[i] for i in indices])
+        return Samples(*(values and [values[i] for i in indices] for values in (self.names, self.images, self.targets)))
 
 
 class Scenes(Samples):
