@@ -71,7 +71,8 @@ def predict(args):
         raise InputError(f"{out / 'predictions.csv'}: it is not as predict writes it; give another --out")
     done = {row["image"]: row for row in rows}
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if row.get("prediction")}
-    images = find_inputs(args.images, out.resolve(), problems.append, taken)
+    images = find_inputs(args.images, out.resolve(), problems.append, taken, notes := [])
+    print("".join(f"{note}\n" for note in notes), end="")
     out.mkdir(parents=True, exist_ok=True)
     Image.MAX_IMAGE_PIXELS = 2**30  # the user's own images are no attack
 
@@ -121,7 +122,7 @@ def result_figure(row, out):
     return f"<figure class=tile>{images}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
-def find_inputs(words, out, on_error, taken):
+def find_inputs(words, out, on_error, taken, notes):
     """{path: name of its result} of the images in `words`: files, folders, and patterns such as *.jpg. The name is the
     path below the folder, or below a pattern's part before the first *, without suffix. taken: names of all results
     -> their images; it grows. Raises InputError if the images' folder is the results' folder."""
@@ -132,7 +133,8 @@ def find_inputs(words, out, on_error, taken):
         for match in [match for match in matches if is_image(match) or os.path.isdir(match)] or [word]:
             is_folder = os.path.isdir(match)
             inside = is_folder and Path(match).resolve() in out.parents  # then earlier results are no images
-            for path in map(os.path.abspath, list_images(match, on_error).values() if is_folder else [match]):
+            paths = list_images(match, on_error, notes=notes).values() if is_folder else [match]
+            for path in map(os.path.abspath, paths):
                 if path not in found and not (inside and Path(path).resolve().is_relative_to(out)):
                     stem = os.path.splitext(os.path.relpath(path, top))[0]
                     names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))

@@ -509,6 +509,7 @@ def test_predict_uses_or_names_every_image(run, here):
     (("train_segmentation.py", "--tile", "32", "32", "--size", "32", "40"), "--size"),
     (("train_segmentation.py", "--epochs", "-1"), "--epochs"),
     (("train_segmentation.py", "--seed", "-1"), "--seed"),
+    (("train_segmentation.py", "--seed", 10**20), "--seed"),
     (("train_segmentation.py", "--weight-decay", "-0.1"), "--weight-decay"),
     (("train_segmentation.py", "--pretrained", "--init", "run"), "--pretrained"),
     (("train_colorization.py", "--size", "8", "8"), "--size"),
@@ -534,11 +535,40 @@ def test_what_a_folder_of_one_s_own_is_told(run, here, street, caches):
     words = "train_segmentation.py", "--data", "./camvid", "--data-dir", caches, *QUICK, "--epochs", 1
     code, out, err = run(*words, "--out", "run")
     assert code == 0 and "taken: the recipe of the data set camvid, because the folder has that name" in out, err
-    for data in ((), ("--data", here / "camvid")):
+    shutil.copytree("camvid", "elsewhere/camvid")  # as in Colab: still the run's own images
+    for data in ((), ("--data", here / "camvid"), ("--data", "elsewhere/camvid")):
         code, out, err = run("evaluate.py", "score", "run", *data, "--data-dir", caches)
         assert code == 0 and "camvid/test: 1 images" in out, err
+    next((here / "elsewhere/camvid/images").iterdir()).rename(here / "elsewhere/camvid/images/new.png")
+    next((here / "elsewhere/camvid/masks").iterdir()).rename(here / "elsewhere/camvid/masks/new.png")
     code, _, err = run(*words, "--size", 16, 16, "--batch-size", 1, "--out", "tiny")
     assert code == 2 and "try a larger --batch-size or --size" in err and err.count("\n") == 1
+
+
+def test_a_rare_class_does_not_win_by_its_weight(run, here, caches):
+    """Two classes that brightness tells apart, 600 to 1: smoothing must not make all of them the rare one."""
+    rng = np.random.default_rng(0)
+    for split, counts in (("train", (1200, 2)), ("val", (20, 2)), ("test", (20, 2))):
+        for bright, count in enumerate(counts):
+            (here / "rare" / split / "ab"[bright]).mkdir(parents=True)
+            for i in range(count):
+                values = rng.integers(0, 100, (8, 8, 3), np.uint8) + np.uint8(150 * bright)
+                Image.fromarray(values).save(here / "rare" / split / "ab"[bright] / f"{i}.png", compress_level=0)
+    code, _, err = run("train_classifier.py", "--data", "rare", "--data-dir", caches, "--model", "resnet9", "--epochs",
+                       3, "--width", 8, "--device", "cpu", "--out", "run")
+    recall = json.loads((here / "run/summary.json").read_text())["metrics"]["per_class"]
+    assert code == 0 and recall["a"] == 1, err
+
+
+@pytest.mark.parametrize("out", (".", "..", "code", "mine"))
+def test_a_run_takes_no_folder_that_holds_other_things(run, here, street, caches, out, monkeypatch):
+    (here / "work/code").mkdir(parents=True)
+    (here / "work/code/model.py").touch()
+    shutil.copytree(street, here / "work/mine/data")
+    monkeypatch.chdir(here / "work")
+    words = "train_segmentation.py", "--data", "mine/data", "--data-dir", caches, *QUICK, "--epochs", 1, "--out", out
+    code, _, err = run(*words)
+    assert code == 2 and "a folder of its own, outside the data and the code" in err and err.count("\n") == 1
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(here):

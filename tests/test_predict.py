@@ -72,6 +72,30 @@ def test_folders_and_patterns_keep_their_paths_and_names(run, here):
     assert code == 2 and "1 of 2" in out and "empty: no images" in err and "none*.png: no such file" in err
 
 
+def test_no_file_of_the_user_s_is_overwritten(run, here):
+    save_checkpoint(here / "best.pt", fuzz.checkpoints()[0])
+    for name in ("photos/sub/a.png", "photos/b.png", "photos/new.HEIC", "masks/b.png"):
+        noise(here / name) if name.endswith("png") else (here / name).touch()
+    before = {path: path.read_bytes() for path in here.rglob("*.png")}
+    for words in (("photos/*/*.png", "--out", "photos"), ("*/*.png", "--out", ".")):
+        code, _, err = run("evaluate.py", "predict", "best.pt", *words)
+        assert code == 2 and "could be overwritten" in err and err.count("\n") == 1
+    code, out, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "masks")
+    assert code == 0 and "2 of 2" in out and (here / "masks/b_2.png").exists(), err
+    assert "photos: 1 files without an image's suffix are left out: new.HEIC" in out
+    assert {path: path.read_bytes() for path in before} == before
+    # Photos below --out are photos; what predict made is none.
+    code, out, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", ".")
+    assert code == 0 and "2 of 2" in out and (here / "sub/a.png").exists(), err
+    run("evaluate.py", "predict", "best.pt", "photos", "--out", "photos/first")
+    code, out, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "photos/second")
+    assert code == 0 and "2 of 2" in out, err
+    (here / "other").mkdir()
+    (here / "other/predictions.csv").write_text("id;label\n1;2\n")
+    code, _, err = run("evaluate.py", "predict", "best.pt", "photos", "--out", "other")
+    assert code == 2 and "give another --out" in err and (here / "other/predictions.csv").read_text()[:2] == "id"
+
+
 def test_a_classifier_writes_both_tables(run, here):
     for name in ("apple/0.png", "lime/0.png", "lime/1.png"):
         noise(here / "photos" / name)
@@ -88,6 +112,19 @@ def test_a_classifier_writes_both_tables(run, here):
     run("evaluate.py", "predict", "best.pt", "more", "--out", "results")
     assert [row["name"] for row in rows(here / "results/labels.csv")] == [
         "apple/0.png", "lime/0.png", "lime/1.png", "lime/2.png"]
+
+
+def test_classes_are_known_by_name_in_any_order(run, here):
+    """A folder sorts its classes; the network has sky first."""
+    for name in ("road/0.png", "road/1.png", "road/2.png", "sky/3.png"):
+        noise(here / "photos" / name)
+    save_checkpoint(here / "best.pt", fuzz.checkpoints()[2])
+    run("evaluate.py", "predict", "best.pt", "photos", "--out", "results")
+    right = sum(row["name"].startswith(row["label"]) for row in rows(here / "results/labels.csv"))
+    code, out, err = run("evaluate.py", "score", "best.pt", "--data", "photos")
+    assert code == 0 and f"accuracy: {right / 4:.4f}" in out and right in (1, 3), err
+    run("evaluate.py", "grade", "classification", "--truth", "photos", "--out", "grades", "best.pt")
+    assert float(rows(here / "grades/grades.csv")[0]["accuracy"]) == right / 4
 
 
 def per_pixel(metadata):

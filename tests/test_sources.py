@@ -399,6 +399,9 @@ def test_listed_pairs_arrays_and_links(tmp_path, opened):
     (tmp_path / "pairs.csv").write_text("\n".join([*rows, "mine/photo 0.npy,mine/drawing 0.npy,later"]))
     with pytest.raises(InputError, match="pairs.csv: row 8 should look like"):
         opened(tmp_path / "pairs.csv")
+    (tmp_path / "pairs.csv").write_text("\n".join([*rows, rows[2]]))  # it would be in two splits
+    with pytest.raises(InputError, match="pairs.csv: row 8 should .* each image once"):
+        opened(tmp_path / "pairs.csv")
     segmentation_folder(tmp_path / "linked")
     for path in (tmp_path / "linked/train/images").iterdir():
         path.rename(tmp_path / "linked" / f".{path.name}")
