@@ -52,9 +52,8 @@ class UNet(nn.Module):
         x = self.stem(normalize(x))
         skips = []
         for down in self.down:
-            skips.append(x)
+            skips.append(x if self.skips else None)
             x = down(x)
         for up in self.up:
-            skip = skips.pop()
-            x = up(x, skip if self.skips else None)
+            x = up(x, skips.pop())
         return self.head(x)[..., :height, :width]
