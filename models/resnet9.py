@@ -1,22 +1,18 @@
 """ResNet-9 (Page 2018, "How to train your ResNet", https://github.com/davidcpage/cifar10-fast), for small images."""
-import torch.nn.functional as F
+from collections import OrderedDict
+
 from torch import nn
 
 from models.normalize import normalize
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(nn.Sequential):
     """A 3x3 convolution, with `pool` half the resolution, batch norm, ReLU."""
 
     def __init__(self, in_channels, out_channels, pool=False):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else None
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x):
-        x = self.conv(x)
-        return F.relu(self.bn(x if self.pool is None else self.pool(x)), inplace=True)
+        pooling = {"pool": nn.MaxPool2d(2, ceil_mode=True)} if pool else {}
+        super().__init__(OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), **pooling,
+                                     bn=nn.BatchNorm2d(out_channels), relu=nn.ReLU(inplace=True)))
 
 
 class Residual(nn.Module):
