@@ -19,13 +19,13 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample = None if stride == 1 and in_channels == out_channels else nn.Sequential(
+        self.downsample = nn.Identity() if stride == 1 and in_channels == out_channels else nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x):
         # Every second pixel, then a 1x1 convolution of stride 1. Stride 2 gives the same values, but at 8 channels or
         # fewer oneDNN crashes or computes a wrong gradient (https://github.com/uxlfoundation/oneDNN/issues/6035).
-        shortcut = x if self.downsample is None else self.downsample(x[..., :: self.stride, :: self.stride])
+        shortcut = self.downsample(x[..., :: self.stride, :: self.stride])
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
