@@ -94,12 +94,11 @@ def find_source(data: str, task: str, size, data_dir: str, seed: int = 0, own_si
     name = re.sub(r"[^\w.-]+", "_", f"{above}-{last}" if last.lower() in WORDS else last) or "folder"
     own_size = own_size and data != "scenes"
     found = DataSet(name, task, size and tuple(size) or (None if own_size else usual), root=root, seed=seed,
-                    own_size=own_size, problems=problems)
+                    own_size=own_size, problems=problems, channels=channels or 3)
     (find_named if data in NAMED else find_folder)(found)
     found.masks = None if found.task != "segmentation" else FOREGROUND if foreground else found.masks
     for samples in found.splits.values():
         samples.targets = None if task == "colorization" else samples.targets
-    found.channels = channels or 3
     if own_size or not found.size:
         settle_size(found)
     least = 11 if task == "colorization" else 1  # SSIM's window
