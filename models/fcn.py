@@ -17,9 +17,9 @@ class ResNetFCN32(nn.Module):
     The backbone makes one feature vector of each 32x32 cell, a 1x1 convolution scores it, and a single transposed
     convolution, which starts as bilinear interpolation, spreads the scores over the pixels: fast, and coarse."""
 
-    def __init__(self, classes, backbone="resnet18", width=64, in_channels=3):
+    def __init__(self, classes, width=64, in_channels=3):
         super().__init__()
-        self.backbone = ResNet(1, backbone, width, in_channels=in_channels)
+        self.backbone = ResNet(1, "resnet18", width, in_channels=in_channels)
         del self.backbone.fc  # segmentation does not use the classifier's head
         self.score = nn.Conv2d(self.backbone.out_channels, classes, 1)
         self.upsample = nn.ConvTranspose2d(classes, classes, 64, stride=32, padding=16, bias=False)
