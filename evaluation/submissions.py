@@ -63,16 +63,16 @@ def list_entries(source):
     return entries if chosen is None else ((chosen[name], *entry) for name, *entry in entries if name in chosen)
 
 
-def read_limited(open_file):
-    """The bytes of a file, at most one more than the limit of an archive."""
-    with open_file() as file:
+def read_limited(open_file, *args):
+    """The bytes of the file that open_file(*args) opens, at most one more than the limit of an archive."""
+    with open_file(*args) as file:
         return file.read(LIMITS["archive"] + 1)
 
 
 def plain_entry(path, name):
     found = os.lstat(path)
     reason = None if stat.S_ISREG(found.st_mode) else NOT_PLAIN
-    return name, found.st_size, reason, partial(read_limited, partial(open, path, "rb"))
+    return name, found.st_size, reason, partial(read_limited, open, path, "rb")
 
 
 def list_zip(file):
@@ -85,7 +85,7 @@ def list_zip(file):
             name = entry.filename
             with contextlib.suppress(UnicodeError):  # a Mac writes UTF-8 without saying so
                 name = name if entry.flag_bits & 0x800 else name.encode("cp437").decode()
-            yield name.replace("\\", "/"), entry.file_size, reason, partial(read_limited, partial(archive.open, entry))
+            yield name.replace("\\", "/"), entry.file_size, reason, partial(read_limited, archive.open, entry)
 
 
 def list_tar(file):
@@ -94,7 +94,7 @@ def list_tar(file):
     for entry in archive:
         if not entry.isdir():
             reason = None if entry.isreg() else NOT_PLAIN
-            yield entry.name, entry.size, reason, partial(read_limited, partial(archive.extractfile, entry))
+            yield entry.name, entry.size, reason, partial(read_limited, archive.extractfile, entry)
 
 
 def unpack(name, size, reason, read, depth=0):
@@ -104,7 +104,7 @@ def unpack(name, size, reason, read, depth=0):
         try:
             data = read()
             if lower.endswith("gz"):
-                data = read_limited(partial(gzip.GzipFile, fileobj=io.BytesIO(data)))
+                data = read_limited(gzip.open, io.BytesIO(data))
             if depth == 2 or len(data) > LIMITS["archive"]:
                 raise Exceeded("archive", f"an archive above {LIMITS['archive'] >> 20} MB, or too deep within others")
             inner = list((list_zip if lower.endswith(".zip") else list_tar)(io.BytesIO(data)))
