@@ -40,12 +40,11 @@ def to_images(rgb):
 
 
 def color_metrics(prediction, truth, *lab):
-    """RGB (B, 3, H, W) float in [0, 1] -> a dict of psnr, ssim, delta_e (mean CIEDE2000), and the prediction's own
-    colorfulness and sharpness, (B,) each. lab: both images in CIELAB, if already known."""
+    """RGB (B, 3, H, W) float in [0, 1] -> the first five of COLUMNS, (B,) each; delta_e: the mean CIEDE2000. lab: both
+    images in CIELAB, if already known."""
     difference = color.ciede2000(*(lab or map(color.rgb_to_lab, (prediction, truth)))).mean((1, 2))
-    return {"psnr": color.psnr(prediction, truth).clamp(max=100), "ssim": color.ssim(prediction, truth),
-            "delta_e": difference, "colorfulness": color.colorfulness(prediction),
-            "sharpness": color.gradient_energy(prediction)}
+    return (color.psnr(prediction, truth).clamp(max=100), color.ssim(prediction, truth), difference,
+            color.colorfulness(prediction), color.gradient_energy(prediction))
 
 
 @torch.inference_mode()
@@ -65,7 +64,7 @@ def score_colorization(predictor, split, criterion=None, baselines=False):
             painted |= {"grey": with_colors(lightness), "mean colour": with_colors(lightness, mean)}
         truth = color.colorfulness(rgb), color.gradient_energy(rgb)
         for name, image in painted.items():
-            rows[name].append(torch.stack([*color_metrics(image, rgb).values(), *truth], 1).cpu().numpy())
+            rows[name].append(torch.stack([*color_metrics(image, rgb), *truth], 1).cpu().numpy())
     rows = {name: np.concatenate(parts).astype(float) for name, parts in rows.items()}
     means = {name: mean_metrics(parts.sum(0), len(parts)) for name, parts in rows.items()}
     scores = means.pop("network")

@@ -58,7 +58,7 @@ def colorization_row(truth, prediction, classes, known):
     own = [0, 0, 100, 0, 0]  # a missing prediction: its delta_e is that of black and white
     if prediction is not None:
         (true, true_lab), (image, lab) = map(in_rgb_and_lab, (truth, prediction))
-        own = [float(value) for value in color_metrics(image, true, lab, true_lab).values()]
+        own = list(map(float, color_metrics(image, true, lab, true_lab)))
     colorful, sharp, grey_difference = known
     # Colours count if they are nearer to the true ones than grey is. The 1 avoids 0 / 0 where the truth is grey.
     nearer = prediction is not None and own[2] <= grey_difference + 1e-3
