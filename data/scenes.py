@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.light import photograph
+from data.light import CENTRE, photograph
 from data.masks import Classes, write_classes
-from data.street import (ASPHALT, BARK, BLACK, CARS, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL, SUPER,
-                         TREE, VOID, WALLS, Street, building, car, fence, figure, horizon, mark, tree)
+from data.street import (ASPHALT, BARK, BLACK, CARS, COBBLES, FAR, GRASS, LORRY, PAVEMENT, ROAD, SLABS, STEEL, TREE,
+                         VOID, WALLS, Street, building, car, fence, figure, horizon, mark, tree)
 
 CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
            "Bicyclist")
@@ -130,7 +130,7 @@ def draw_scene(seed, split, index, size=SIZE):
     kind = scene_type(index)
     lay_out(s, **PLANS[kind])
     numbers = s.draw()
-    mask = np.uint8([row[3] for row in s.rows])[numbers[SUPER // 2::SUPER, SUPER // 2::SUPER]]
+    mask = np.uint8([row[3] for row in s.rows])[numbers[CENTRE, CENTRE]]
     step = -1 if s.mirrored else 1
     return np.ascontiguousarray(photograph(s, numbers)[:, ::step]), np.ascontiguousarray(mask[:, ::step]), kind
 
