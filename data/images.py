@@ -8,14 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from data import InputError, printable
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # our own messages say what is wrong
 
 NOT_WORTH_A_NOTE = ("Thumbs.db", "desktop.ini", "classes.csv")  # files that are no images
-SAMPLES_PER_PIXEL, ORIENTATION = 277, 274  # tags of TIFF and EXIF
 
 
 def first_few(names) -> str:
@@ -92,7 +91,7 @@ def open_image(path):
                 raise InputError(f"{printable(path)}: it holds {image.n_frames} images; save each in its own file")
             if min(image.size) < 1 or image.format == "EPS":  # EPS is a program, which Ghostscript would run
                 raise ValueError("no pixels, or EPS")
-            samples, read = getattr(image, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
+            samples, read = getattr(image, "tag_v2", {}).get(ExifTags.Base.SamplesPerPixel, 1), len(image.getbands())
             if samples > read:
                 raise InputError(f"{printable(path)}: it has {samples} channels, of which Pillow reads {read}; choose "
                                  "up to 4 and save them as PNG")
@@ -120,7 +119,7 @@ def read_array(path) -> Image.Image:
 def read_header(path) -> tuple[tuple[int, int], int]:
     """((height, width) when upright, EXIF orientation from 1 to 8) of an image."""
     with open_image(path) as image:
-        turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # a PNG's own getexif would decode the whole image
+        turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own getexif would decode it all
         return image.size if turn in (5, 6, 7, 8) else image.size[::-1], turn
 
 
