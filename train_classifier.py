@@ -59,8 +59,7 @@ def train(args, last=None):
     weights = class_weights(np.add(data.counts["train"], 1.0), args.balance).to(device)
     run = Run(args, device, dtype, network, data, model, mirror=args.mirror)
     for epoch in run.epochs(last):
-        small = epoch < args.small * args.epochs
-        size = shrink(data.size, multiple=8) if small else data.size
+        size = shrink(data.size, multiple=8) if epoch < args.small * args.epochs else data.size
         for images, labels, draws in run.batches(data.splits["train"]):
             images, _ = augment(images, None, draws, size, **args.augment)
             with autocast(device, dtype):

@@ -81,8 +81,7 @@ def main(args):
     tile = largest if args.tile else []
     run = Run(args, device, dtype, network, data, model, foreground=args.foreground, tile=tile)
     for epoch in run.epochs():
-        small = epoch < args.small * args.epochs
-        size = shrink(largest) if small else largest
+        size = shrink(largest) if epoch < args.small * args.epochs else largest
         for images, masks, draws in run.batches(train):
             images, masks = augment(images, masks, draws, size, window, **args.augment)
             with autocast(device, dtype):
