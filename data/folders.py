@@ -133,10 +133,10 @@ def find_listed(data: DataSet) -> dict[str, Samples]:
         raise InputError(f"{printable(data.root)}: {printable(str(error))}; save it as CSV in UTF-8") from error
     for number, row in enumerate(rows, 1):
         split = WORDS.get(row[2].lower()) if len(row) == 3 else "train"
-        files = [os.path.join(os.path.dirname(data.root), cell) for cell in row[:2]]
-        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)) and row[0] not in listed:
+        files = [os.path.normpath(os.path.join(os.path.dirname(data.root), cell)) for cell in row[:2]]
+        if len(row) in (2, 3) and split in SPLITS and all(map(os.path.isfile, files)) and files[0] not in listed:
             splits[split].append((row[0], *files))
-            listed.add(row[0])
+            listed.add(files[0])
         elif any(row) and row[0].lower() != "image":  # neither an empty row nor the columns' names
             data.complain(f"{printable(data.root)}: row {number} should look like image.png,mask.png or "
                           "image.png,mask.png,val, with files that exist, and each image once")

@@ -59,13 +59,13 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
     for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
                       and not leads_away(path := os.path.join(place, name))
-                      and not os.path.exists(os.path.join(path, "predictions.csv"))]  # what evaluate.py predict made
+                      and (skip or not os.path.exists(os.path.join(path, "predictions.csv")))]  # predict's results
         for name in files:
             if name[0] != "." and name not in NOT_WORTH_A_NOTE and not leads_away(os.path.join(place, name)):
                 (images if is_image(name) else left_out).append(os.path.relpath(os.path.join(place, name), folder))
     note = f"{len(left_out)} files without an image's suffix are left out: {first_few(sorted(left_out))}"
     if not images:
-        on_error(f"{printable(folder)}: no images in this folder; put them there" + f"; {note}" * bool(left_out))
+        on_error(f"{printable(folder)}: no images in this folder; put them there" + f" ({note})" * bool(left_out))
     elif notes is not None and left_out:
         notes.append(f"{printable(folder)}: {note}")
     images = sorted((name.replace(os.sep, "/") for name in images), key=lambda name: name.split("/"))

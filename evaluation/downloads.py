@@ -53,11 +53,14 @@ def of_student(name):
     return CANVAS.fullmatch(name) or MOODLE.fullmatch(name)  # what stands first is not the student's
 
 
+def is_hidden(name):
+    return any(part.startswith(NOT_HANDED_IN) for part in name.split("/"))
+
+
 def list_download(path):
     """The names of the files in a bulk download; an empty list for any other folder or zip."""
     try:
-        names = [name for name, *_ in list_entries(path)
-                 if not any(part.startswith(NOT_HANDED_IN) for part in name.split("/"))]
+        names = [name for name, *_ in list_entries(path) if of_student(name) or not is_hidden(name)]
     except Exception:  # then it is one submission, which will be refused
         return []
     others = [name for name in names if not of_student(name)]
@@ -80,7 +83,8 @@ def split_download(path, names):
         earlier = [match["file"] for attempts in files.values() for match in attempts.values() if match not in taken]
         latest = max((max(attempts) for attempts in files.values() if 0 in attempts), default=0)
         source = path, tuple((match[0], match["file"]) for match in taken)
-        if os.path.isdir(path) and len(taken) == 1 and is_network(file := os.path.join(path, taken[0][0])):
+        shown = [match[0] for match in taken if not is_hidden(match[0])]
+        if os.path.isdir(path) and len(shown) == 1 and is_network(file := os.path.join(path, shown[0])):
             source = file
         yield Submission(source, printable(name), {
             "id": id, "late": "yes" if any(match["late"] for match in taken) else "", "attempt": latest + 1,

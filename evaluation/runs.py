@@ -40,11 +40,13 @@ def score(args):
     """Score a run on a split of its own data, or of other data of the same task and classes."""
     predictor = load_predictor(args.run, *setup(args))
     metadata, task = predictor.metadata, predictor.metadata["task"]
-    source, made = args.data or metadata["data"], Path(args.run, "split.json")  # made: if training held images out
+    source, folder = args.data or metadata["data"], Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
     other = os.path.realpath(source) != os.path.realpath(metadata["data"])
-    if other and made.exists():  # the run's own data may lie elsewhere now; most of them were trained on
-        listed, own = find_source(source, task, tuple(metadata["size"]), args.data_dir), json.loads(made.read_text())
-        other = sorted(sum(own.values(), [])) != sorted(sum((each.names for each in listed.splits.values()), []))
+    with contextlib.suppress(OSError, ValueError):  # there is no split.json if training held no images out
+        own = json.loads((folder / "split.json").read_text())
+        # The run's own data may lie elsewhere now. Most of them were trained on, so they must be split again.
+        listed = find_source(source, task, tuple(metadata["size"]), args.data_dir).splits
+        other = other and sorted(sum(own.values(), [])) != sorted(sum((each.names for each in listed.values()), []))
     tiled = other and bool(metadata.get("tile"))  # then other images keep their own size
     data = open_data(source, task, None if tiled else tuple(metadata["size"]), args.data_dir,
                      metadata["seed"], splits=(args.split,), own_size=tiled, levels=metadata.get("levels"), whole=other,
@@ -57,7 +59,8 @@ def score(args):
     if data.assignment and not other and split.digest != metadata.get("digests", {}).get(args.split, split.digest):
         raise InputError(f"{metadata['data']} holds other images than when the run was trained, so its split cannot be "
                          "made again (split.json lists it): put the images back, or give another folder with --data")
-    print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}")
+    print(f"{args.run} on {data.name}/{args.split}: {len(split)} images at {data.size[0]}x{data.size[1]}"
+          + ", held out in training" * bool(data.assignment and args.split != "train"))
     print_scores(SCORE[task](predictor, split))
 
 
@@ -69,10 +72,13 @@ def predict(args):
     rows = read_csv(out / "predictions.csv")
     if not all(row.get("image") for row in rows):
         raise InputError(f"{out / 'predictions.csv'}: it is not as predict writes it; give another --out")
-    done = {row["image"]: row for row in rows}
+    done = {image: row | {"image": image} for row in rows if (image := os.path.abspath(row["image"]))}
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if row.get("prediction")}
     images = find_inputs(args.images, out.resolve(), problems.append, taken, notes := [])
     print("".join(f"{note}\n" for note in notes), end="")
+    if metadata["task"] != "classification" and any(
+            (out / name).parent.resolve() == Path(path).parent.resolve() for path, name in images.items()):
+        raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
     out.mkdir(parents=True, exist_ok=True)
     Image.MAX_IMAGE_PIXELS = 2**30  # the user's own images are no attack
 
@@ -91,12 +97,14 @@ def predict(args):
     threads = min(4 if predictor.device.type == "cuda" else 8, cores, len(images)) or 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(cores // threads, 1),)) as pool:
         results = pool.map(predict_one, images, images.values())
-        for result in itertools.chain(problems, tqdm(results, total=len(images), unit="img", disable=None)):
-            if isinstance(result, dict):
-                done[result["image"]], good = result, good + 1
-            else:
-                refuse(result)
-    write_csv(out / "predictions.csv", done.values())
+        try:
+            for result in itertools.chain(problems, tqdm(results, total=len(images), unit="img", disable=None)):
+                if isinstance(result, dict):
+                    done[result["image"]], good = result, good + 1
+                else:
+                    refuse(result)
+        finally:  # after Ctrl-C, too: the next call must know its own results
+            write_csv(out / "predictions.csv", done.values())
     if metadata["task"] == "classification":  # for grading; a class's folder may be part of the name
         write_csv(out / "labels.csv", ({"name": "/".join(Path(image).parts[-2:])} | row for image, row in done.items()))
     keys = zip(metadata["classes"], figure_colors(metadata["colors"])) if metadata["task"] == "segmentation" else ()
@@ -125,7 +133,7 @@ def result_figure(row, out):
 def find_inputs(words, out, on_error, taken, notes):
     """{path: name of its result} of the images in `words`: files, folders, and patterns such as *.jpg. The name is the
     path below the folder, or below a pattern's part before the first *, without suffix. taken: names of all results
-    -> their images; it grows. Raises InputError if the images' folder is the results' folder."""
+    -> their images; it grows. Adds to `notes`."""
     found = {}
     for word in words:
         matches = [] if os.path.lexists(word) else sorted(glob.glob(word, recursive=True))
@@ -141,8 +149,6 @@ def find_inputs(words, out, on_error, taken, notes):
                     found[path] = next(name for name in names if taken.get(name) == path
                                        or name not in taken and not (out / f"{name}.png").exists())
                     taken[found[path]] = path
-                    if (out / found[path]).parent == Path(path).parent.resolve():
-                        raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
     return found
 
 

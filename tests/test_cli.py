@@ -539,8 +539,12 @@ def test_what_a_folder_of_one_s_own_is_told(run, here, street, caches):
     for data in ((), ("--data", here / "camvid"), ("--data", "elsewhere/camvid")):
         code, out, err = run("evaluate.py", "score", "run", *data, "--data-dir", caches)
         assert code == 0 and "camvid/test: 1 images" in out, err
-    next((here / "elsewhere/camvid/images").iterdir()).rename(here / "elsewhere/camvid/images/new.png")
-    next((here / "elsewhere/camvid/masks").iterdir()).rename(here / "elsewhere/camvid/masks/new.png")
+        assert "1 images at" in out and "held out in training" in out
+    for folder in map((here / "elsewhere/camvid").joinpath, ("images", "masks")):
+        path = min(folder.iterdir())
+        path.rename(path.with_stem("new"))
+    code, out, err = run("evaluate.py", "score", "run/best.pt", "--data", "elsewhere/camvid", "--data-dir", caches)
+    assert code == 0 and "camvid/test: 1 images" not in out and "held out" not in out, err
     code, _, err = run(*words, "--size", 16, 16, "--batch-size", 1, "--out", "tiny")
     assert code == 2 and "try a larger --batch-size or --size" in err and err.count("\n") == 1
 

@@ -9,6 +9,7 @@ from classroom import grade, png, write
 
 import utils
 from data import InputError
+from evaluation.downloads import find_submissions
 
 GOOD, HALF = b"name,label\na,cat\nb,dog", b"name,label\na,cat\nb,cat"
 
@@ -143,6 +144,14 @@ def test_a_download_of_names_that_canvas_hides(tmp_path, truth):
     assert {name: float(row["accuracy"]) for name, row in rows.items()} == {"anon_Ab3dE": 1, "LATE_anon_Zz9_x": 0.5}
     with pytest.raises(InputError, match="anon_.* has no id"):
         grade("classification", truth, tmp_path / "out", [tmp_path / "d"], "--for", "canvas")
+
+
+def test_hidden_files_are_no_submission_and_hide_none(tmp_path, truth):
+    """Finder's .DS_Store beside a network, and a student who handed in nothing else."""
+    write(tmp_path / "d", {"Ann A_1_assignsubmission_file_/.DS_Store": b"", "Bob B_2_assignsubmission_file_/.DS_Store": b"",
+                           "Bob B_2_assignsubmission_file_/best.pt": b"no checkpoint"})
+    ann, bob = find_submissions([str(tmp_path / "d")])
+    assert ann.name == "Ann A" and bob.source == str(tmp_path / "d/Bob B_2_assignsubmission_file_/best.pt")
 
 
 def test_what_makes_a_download_one_submission_is_named(tmp_path, truth, capfd):

@@ -23,8 +23,8 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-# The entries of every checkpoint; a task adds its own. "tile", (height, width), is empty but after training on crops,
-# "levels", the values that become 0 and 255, is empty but for images of more than 8 bits.
+# The entries of every checkpoint; a task adds its own. "tile", (height, width), is empty or absent unless trained on
+# crops, and "levels", the values that become 0 and 255, unless images have more than 8 bits.
 METADATA = {"task": str, "network": dict, "data": str, "size": list, "seed": int, "classes": list, "colors": list,
             "ids": list, "weights": dict, "tile": list, "levels": list, "foreground": bool}
 PRETRAINED = Path(__file__).parents[1] / "models" / "pretrained"  # small trained networks that ship with the code
@@ -155,10 +155,10 @@ def load_start(network, args):
 
 def claim_folder(args):
     """Lock a run's folder and return the lock. An older run in it is moved, unless it is resumed. Raises InputError."""
-    folder, data = Path(args.out), Path(args.data).resolve()
-    inside = args.data not in NAMED and folder.resolve().is_relative_to(data)  # its images would become data
-    holds = [place for place in (data, Path.cwd()) if place.is_relative_to(folder.resolve())]  # to move them is a loss
-    if inside or holds or any(folder.glob("*.py")):
+    folder, data = Path(args.out), [Path(args.data).resolve()] * (args.data not in NAMED)
+    inside = any(folder.resolve().is_relative_to(place) for place in data)  # its images would become data
+    holds = any(place.is_relative_to(folder.resolve()) for place in (*data, Path.cwd())) or any(folder.glob("*.py"))
+    if inside or holds and not args.resume:  # the next run would move the folder, with all that is in it
         raise InputError(f"--out {folder}: give the run a folder of its own, outside the data and the code")
     if not args.resume and any(map(Path.exists, map(folder.joinpath, ("best.pt", "metrics.csv", *STATES)))):
         lock_folder(folder).close()  # raises if another run writes there
