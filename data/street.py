@@ -88,10 +88,8 @@ class Street:
 
     def project(self, points):
         """[(x, y, z)] in metres -> [(column, row)] on the canvas."""
-        left, top, across, down, bend = self.left, self.top, self.across, self.down, self.bend
-        eye_x, eye_y = self.eye_x, self.eye_y
-        return [(left + across * ((x - eye_x) / (far := z if z > NEAR else NEAR) + bend * far),  # max: thrice the time
-                 top + down * (eye_y - y) / far) for x, y, z in points]
+        return [(self.left + self.across * ((x - self.eye_x) / (far := max(z, NEAR)) + self.bend * far),
+                 self.top + self.down * (self.eye_y - y) / far) for x, y, z in points]
 
     def polygon(self, points, rgb, label, material=MATT, shade=1.0, cell=PLAIN, side=False, thickness=0.0):
         """Fill (x, y, z) points, or draw a line of a thickness in metres, at least one final pixel.
