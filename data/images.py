@@ -53,10 +53,9 @@ def list_images(folder: str, on_error=stop, skip=(), notes=None) -> dict[str, st
             return True
         return target in map(os.path.realpath, Path(path).parents if target else ())
 
-    def unreadable(error):
-        on_error(f"{printable(error.filename)}: {error.strerror}")
-
-    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+    walk = os.walk(folder, onerror=lambda error: on_error(f"{printable(error.filename)}: {error.strerror}"),
+                   followlinks=True)
+    for place, folders, files in walk:
         folders[:] = [name for name in folders if name[0] != "." and name not in ("__MACOSX", *skip)
                       and not leads_away(path := os.path.join(place, name))
                       and (skip or not os.path.exists(os.path.join(path, "predictions.csv")))]  # predict's results
