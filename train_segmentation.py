@@ -78,8 +78,7 @@ def main(args):
 
     # 3. Training: val chooses the best weights
     weights = class_weights(np.add(data.counts["train"], 1.0), args.balance).to(device)
-    tile = largest if args.tile else []
-    run = Run(args, device, dtype, network, data, model, foreground=args.foreground, tile=tile)
+    run = Run(args, device, dtype, network, data, model, foreground=args.foreground, tile=largest if args.tile else [])
     for epoch in run.epochs():
         size = shrink(largest) if epoch < args.small * args.epochs else largest
         for images, masks, draws in run.batches(train):

@@ -68,11 +68,7 @@ def predict(args):
     """Write a mask and an overlay, or the coloured image, for each image, or labels.csv. A bad image is reported, and
     the others go on. predictions.csv lists images and results, index.html shows them; results of earlier calls stay."""
     predictor, out, problems = load_predictor(args.run, *setup(args)), Path(args.out), []
-    metadata = predictor.metadata
-    rows = read_csv(out / "predictions.csv")
-    if not all(row.get("image") for row in rows):
-        raise InputError(f"{out / 'predictions.csv'}: it is not as predict writes it; give another --out")
-    done = {image: row | {"image": image} for row in rows if (image := os.path.abspath(row["image"]))}
+    metadata, done = predictor.metadata, read_results(out / "predictions.csv")
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if row.get("prediction")}
     images = find_inputs(args.images, out.resolve(), problems.append, taken, notes := [])
     print("".join(f"{note}\n" for note in notes), end="")
@@ -114,6 +110,14 @@ def predict(args):
     return 2 if problems or good < len(images) else 0
 
 
+def read_results(path):
+    """{image: row} of the predictions.csv of earlier calls. Raises InputError."""
+    rows = read_csv(path)
+    if not all(row.get("image") for row in rows):
+        raise InputError(f"{path}: it is not as predict writes it; give another --out")
+    return {os.path.abspath(row["image"]): row | {"image": os.path.abspath(row["image"])} for row in rows}
+
+
 def result_figure(row, out):
     """Of a row of predictions.csv, HTML: the image and what was made of it, which browsers load as one scrolls."""
     files = {}
@@ -139,10 +143,9 @@ def find_inputs(words, out, on_error, taken, notes):
         matches = [] if os.path.lexists(word) else sorted(glob.glob(word, recursive=True))
         top = word if os.path.isdir(word) else os.path.dirname(re.split("[*?[]", word)[0]) or "."
         for match in [match for match in matches if is_image(match) or os.path.isdir(match)] or [word]:
-            is_folder = os.path.isdir(match)
-            inside = is_folder and Path(match).resolve() in out.parents  # then earlier results are no images
-            paths = list_images(match, on_error, notes=notes).values() if is_folder else [match]
-            for path in map(os.path.abspath, paths):
+            folder = os.path.isdir(match)
+            inside = folder and Path(match).resolve() in out.parents  # then earlier results are no images
+            for path in map(os.path.abspath, list_images(match, on_error, (), notes).values() if folder else [match]):
                 if path not in found and not (inside and Path(path).resolve().is_relative_to(out)):
                     stem = os.path.splitext(os.path.relpath(path, top))[0]
                     names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))

@@ -148,7 +148,8 @@ def test_a_download_of_names_that_canvas_hides(tmp_path, truth):
 
 def test_hidden_files_are_no_submission_and_hide_none(tmp_path, truth):
     """Finder's .DS_Store beside a network, and a student who handed in nothing else."""
-    write(tmp_path / "d", {"Ann A_1_assignsubmission_file_/.DS_Store": b"", "Bob B_2_assignsubmission_file_/.DS_Store": b"",
+    write(tmp_path / "d", {"Ann A_1_assignsubmission_file_/.DS_Store": b"",
+                           "Bob B_2_assignsubmission_file_/.DS_Store": b"",
                            "Bob B_2_assignsubmission_file_/best.pt": b"no checkpoint"})
     ann, bob = find_submissions([str(tmp_path / "d")])
     assert ann.name == "Ann A" and bob.source == str(tmp_path / "d/Bob B_2_assignsubmission_file_/best.pt")
