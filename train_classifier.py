@@ -1,6 +1,6 @@
 """Task 1: tell which kind of street, or which object, an image shows, with a ResNet.
 
-    python train_classifier.py                                  # test accuracy 0.97, 2 minutes
+    python train_classifier.py                                  # test accuracy 0.98, 2 minutes
     python train_classifier.py --data cifar10 --model resnet9   # 0.88, 10 minutes
     python train_classifier.py --sweep optimizer=sgd,adam schedule=none,step,multistep lr=1e-4,1e-3,1e-2
 
