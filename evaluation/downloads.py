@@ -11,7 +11,7 @@ from data import InputError
 from data.cache import usable_cores
 from data.images import nfc, printable
 from evaluation.limits import LIMITS, run_each
-from evaluation.submissions import is_network, list_entries
+from evaluation.submissions import is_hidden, is_network, list_entries
 
 # The names in a download. Canvas writes work-1.zip for the second attempt; empty groups stand for what Moodle lacks.
 MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_[a-z]+_?/?"
@@ -19,7 +19,7 @@ MOODLE = re.compile(r"(?P<name>[^/]+?)(?P<late>)_(?P<id>\d+)_assignsubmission_[a
 CANVAS = re.compile(r"(?P<name>(?P<anonymous>(?:LATE_)?anon_\w{5})|[^/_]+)(?P<late>_LATE)?"
                     r"(?(anonymous)|_(?P<id>[1-9]\d*))_(?:[1-9]\d*_|(?=(?:text|link)\.html\Z))"
                     r"(?P<file>(?P<stem>[^/]+?)(?:-(?P<later>\d+))?(?P<suffix>\.[^./]*)?)", re.S)
-NOT_HANDED_IN = ".", "__MACOSX", "Thumbs.db", "desktop.ini"  # made by macOS and Windows
+WINDOWS_FILES = "Thumbs.db", "desktop.ini"
 
 
 class Submission(NamedTuple):
@@ -53,14 +53,10 @@ def of_student(name):
     return CANVAS.fullmatch(name) or MOODLE.fullmatch(name)  # what stands first is not the student's
 
 
-def is_hidden(name):
-    return any(part.startswith(NOT_HANDED_IN) for part in name.split("/"))
-
-
 def list_download(path):
     """The names of the files in a bulk download; an empty list for any other folder or zip."""
     try:
-        names = [name for name, *_ in list_entries(path) if of_student(name) or not is_hidden(name)]
+        names = [name for name, *_ in list_entries(path) if of_student(name) or not is_hidden(name, WINDOWS_FILES)]
     except Exception:  # then it is one submission, which will be refused
         return []
     others = [name for name in names if not of_student(name)]
@@ -83,7 +79,7 @@ def split_download(path, names):
         earlier = [match["file"] for attempts in files.values() for match in attempts.values() if match not in taken]
         latest = max((max(attempts) for attempts in files.values() if 0 in attempts), default=0)
         source = path, tuple((match[0], match["file"]) for match in taken)
-        shown = [match[0] for match in taken if not is_hidden(match[0])]
+        shown = [match[0] for match in taken if not is_hidden(match[0], WINDOWS_FILES)]
         if os.path.isdir(path) and len(shown) == 1 and is_network(file := os.path.join(path, shown[0])):
             source = file
         yield Submission(source, printable(name), {
@@ -99,13 +95,13 @@ def add_roster(path, submissions):
         text = Path(path).read_text("utf-8-sig")
         lines = [line for line in text.splitlines() if line.strip(",;\t ")]  # Excel leaves empty rows
     for line in csv.DictReader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count)):
-        rows.append({(key or "").strip().lower(): text.strip() for key, text in line.items() if isinstance(text, str)})
+        rows.append({(key or "").strip().lower(): cell.strip() for key, cell in line.items() if isinstance(cell, str)})
     for row in rows:
         name, id = row.get("name", ""), row.get("id", "")
-        unique = sum(same_name(name, other.get("name", "")) for other in rows) == 1
-        found = [each for each in left if id and each.cells.get("id") == id][:1] or [
-            each for each in left if unique
-            and (same_name(each.name, name) or same_name(os.path.splitext(each.name)[0], name))]
+        found = [each for each in left if id and each.cells.get("id") == id][:1]
+        if not found and sum(same_name(name, other.get("name", "")) for other in rows) == 1:  # no namesake is listed
+            found = [each for each in left if same_name(each.name, name)
+                     or same_name(os.path.splitext(each.name)[0], name)]
         each = found[0] if len(found) == 1 else Submission(None, printable(f"{name} {id}"), {})
         left = [other for other in left if other is not each]
         students.append(each._replace(cells=each.cells | {f"roster {key}": value for key, value in row.items()}))

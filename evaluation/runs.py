@@ -42,11 +42,11 @@ def score(args):
     metadata, task = predictor.metadata, predictor.metadata["task"]
     source, folder = args.data or metadata["data"], Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
     other = os.path.realpath(source) != os.path.realpath(metadata["data"])
-    with contextlib.suppress(OSError, ValueError):  # there is no split.json if training held no images out
-        own = json.loads((folder / "split.json").read_text())
-        # The run's own data may lie elsewhere now. Most of them were trained on, so they must be split again.
-        listed = find_source(source, task, tuple(metadata["size"]), args.data_dir).splits
-        other = other and sorted(sum(own.values(), [])) != sorted(sum((each.names for each in listed.values()), []))
+    if other and (folder / "split.json").exists():  # training held images out; its data may lie elsewhere now
+        with contextlib.suppress(OSError, ValueError):
+            own = json.loads((folder / "split.json").read_text())
+            listed = find_source(source, task, tuple(metadata["size"]), args.data_dir).splits
+            other = sorted(sum(own.values(), [])) != sorted(sum((each.names for each in listed.values()), []))
     tiled = other and bool(metadata.get("tile"))  # then other images keep their own size
     data = open_data(source, task, None if tiled else tuple(metadata["size"]), args.data_dir,
                      metadata["seed"], splits=(args.split,), own_size=tiled, levels=metadata.get("levels"), whole=other,
@@ -72,8 +72,8 @@ def predict(args):
     taken = {os.path.splitext(row["prediction"])[0]: image for image, row in done.items() if row.get("prediction")}
     images = find_inputs(args.images, out.resolve(), problems.append, taken, notes := [])
     print("".join(f"{note}\n" for note in notes), end="")
-    if metadata["task"] != "classification" and any(
-            (out / name).parent.resolve() == Path(path).parent.resolve() for path, name in images.items()):
+    places = {((out / name).parent, Path(path).parent) for path, name in images.items()}  # few, unlike the images
+    if metadata["task"] != "classification" and any(here.resolve() == there.resolve() for here, there in places):
         raise InputError(f"--out {out}: the images are there and could be overwritten; give another")
     out.mkdir(parents=True, exist_ok=True)
     Image.MAX_IMAGE_PIXELS = 2**30  # the user's own images are no attack

@@ -30,6 +30,10 @@ def is_network(source):
     return isinstance(source, str) and source.lower().endswith(".pt") and not plain_entry(source, "")[2]
 
 
+def is_hidden(name, more=()):
+    return any(part.startswith((".", *more)) or part == "__MACOSX" for part in name.split("/"))  # . is also in ../
+
+
 def say_why(error, source=""):
     """An error in one sentence for a student, without this computer's paths and without Python's words."""
     if is_out_of_memory(error):  # this ends the whole submission
@@ -131,6 +135,6 @@ def list_files(source, troubles):
                 reason = f"larger than {LIMITS['file'] >> 20} MB (limit: file)"
             if reason:
                 troubles["refused"].append(f"{printable(name)}: {reason}")
-            elif not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):  # hidden, or ../
+            elif not is_hidden(name):
                 files[name] = read
     return files
