@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.augment import DRAWS
-from data.cache import START_METHOD, check_loaders
+from data.cache import START_METHOD, check_loaders, follow_parent
 from data.masks import VOID
 
 
@@ -75,9 +75,9 @@ class WholeBatches(torch.utils.data.Dataset):
 
 
 def leave_stopping_to_parent(worker):
-    """Let a loader process ignore Ctrl-C, and end a minute after another signal: training first finishes its step."""
+    """Let a loader process ignore Ctrl-C, and end with training or a minute after another signal: steps end first."""
     signal.set_wakeup_fd(-1)  # it is the parent's, which would count this process's signals as its own
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
     if hasattr(signal, "alarm"):
         for number in (each for each in STOPPING[1:] if signal.getsignal(each) != signal.SIG_IGN):
             signal.signal(number, lambda *_: signal.alarm(60))

@@ -1,12 +1,16 @@
 """The batches follow from (seed, epoch) alone, wherever they come from."""
 import dataclasses
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import utils
-from data.cache import Split
+from data.cache import START_METHOD, Split
 
 CPU = torch.device("cpu")
 
@@ -45,3 +49,25 @@ def test_several_crops_of_each_image_in_an_epoch(split):
     assert sorted(seen) == sorted(3 * list(range(23)))
     draws = torch.cat([draws for *_, draws in utils.batches(split, 23, CPU, epoch=0)])
     assert len(draws.unique(dim=0)) == 69
+
+
+@pytest.mark.skipif(START_METHOD != "fork", reason="Linux")
+def test_loaders_end_with_a_training_that_is_killed_while_they_start():
+    """torch's own watch over the parent begins late: loaders whose parent was killed before that stayed for ever."""
+    code = """import os, time
+import numpy as np, torch
+import torch.utils.data._utils.worker as worker
+import utils
+from data.cache import Split
+
+class Late(worker.ManagerWatchdog):
+    def __init__(self):
+        time.sleep(1)
+        super().__init__()
+
+worker.ManagerWatchdog = Late
+chunks = utils.load(Split(np.zeros((2, 1)), None, ["a", "b"]), [np.array([0])], torch.device("cpu"), 2)
+os.kill(os.getpid(), 9)"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    process.communicate(timeout=60)  # until all that hold its output have ended
+    assert process.returncode == -signal.SIGKILL

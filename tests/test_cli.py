@@ -264,11 +264,11 @@ def test_resumed_equals_uninterrupted(run, here, request, caches, script, data, 
             seen += 1
         time.sleep(0.01)
         process.send_signal(number)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=300)  # until its loaders have ended too
         assert process.returncode in ((143,) if number == signal.SIGTERM else (-9,)), err
         assert number == signal.SIGKILL or "--resume" in err
         process = subprocess.Popen([*command, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _, err = process.communicate()
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert hashes(here / "parts") == hashes(here / "whole")
 
