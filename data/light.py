@@ -21,9 +21,9 @@ def column(values):
 def locate(s, table, numbers, rows, columns):
     """The places (x, y, z) in metres of the surfaces at these samples."""
     across, down = np.float32((columns + .5 - s.left) / s.across), np.float32((rows + .5 - s.top) / s.down)
-    z = np.where(table[4].take(numbers) == GROUND, s.eye_y / np.maximum(down, 1e-4), table[7].take(numbers))
-    side = np.flatnonzero(table[10].take(numbers))  # their x is known: solve bend z^2 - across z + x - eye_x = 0
-    x, ray = table[5].take(numbers.take(side)) - s.eye_x, across.take(side)
+    z = np.where(table[4][numbers] == GROUND, s.eye_y / np.maximum(down, 1e-4), table[7][numbers])
+    side = np.flatnonzero(table[10][numbers] > 0)  # their x is known: solve bend z^2 - across z + x - eye_x = 0
+    x, ray = table[5][numbers[side]] - s.eye_x, across[side]
     root = np.sqrt(np.maximum(ray * ray - 4 * s.bend * x, 0))
     z[side] = np.clip(2 * x / (ray + np.where(x > 0, root, -root) + 1e-9), .5, 400)
     return (across - s.bend * z) * z + s.eye_x, s.eye_y - down * z, z
@@ -37,11 +37,11 @@ def windows(s, wall, number, shop, u, v):
     edge = np.maximum(np.abs(across) / np.where(shop, .45, .24 + .04 * texture(UNEVEN, number * 11, number * 17)),
                       np.abs(up + .08 * shop) / np.where(shop, .34, .3))
     bars = ((np.abs(across) < .015) | (np.abs(up - .1) < .012)) & ~shop
-    wall = wall * np.where(v % 1 < .05, .86, 1)
-    awning = shop & (up > .28) & (up < .44)
-    wall[:, awning] = wall[[2, 0, 1]][:, awning] * .6
-    frame = (edge < 1.2) & ~shop | (up < -.3) & (up > -.36) & (np.abs(across) < .3)
-    wall = np.where(frame, wall * .35 + 130, wall)
+    wall = wall * np.where(v - floor < .05, .86, 1)
+    awning = np.flatnonzero(shop & (up > .28) & (up < .44))
+    wall[:, awning] = wall.take(awning, 1)[[2, 0, 1]] * .6
+    frame = np.flatnonzero((edge < 1.2) & ~shop | (up < -.3) & (up > -.36) & (np.abs(across) < .3))
+    wall[:, frame] = wall.take(frame, 1) * .35 + 130
     lit = (chance > .3) & s.weather.lamps
     pane = np.where(lit, column(LAMPLIGHT) * (.7 + .15 * chance),
                     column(PANE) * (.9 + .3 * chance) + column(s.weather.zenith) * (.15 + .35 * np.clip(chance, 0, 1)))
@@ -50,8 +50,9 @@ def windows(s, wall, number, shop, u, v):
 
 def paint(s, table, number, x, y, z):
     """(textured colours of samples (3, N), which of them shine)."""
-    kind, at_x, at_y, at_z, width, height = (values.take(number) for values in table[4:10])
+    kind, at_x, at_y, at_z, width, height = (values[number] for values in table[4:10])
     ground, leaf, facade = kind == GROUND, kind == LEAF, (kind == FACADE) | (kind == SHOP)
+    wall = np.flatnonzero(facade)
     u, v, near = np.where(ground, x, x + z), np.where(ground, z, y), 1 / (1 + z / 25)
     fine, coarse = texture(GRAIN, u * 24, v * 24), texture(GRAIN, u * 1.7 + 50, v * 1.7)
     tone = 1 + near * (.07 * (fine + coarse) + leaf * (.10 * fine + .16 * coarse))
@@ -62,8 +63,7 @@ def paint(s, table, number, x, y, z):
     tone[kind == GLASS] *= 1 + 1.5 * np.clip(y[kind == GLASS] - 1, 0, 1)
     tone *= np.where(ground | leaf, 1, .72 + .28 * np.clip(y, 0, 1))  # low parts get less light
     rgb, shines = table[:3].take(number, 1), (kind == LAMP) & s.weather.lamps
-    rgb[:, facade], shines[facade] = windows(s, rgb[:, facade], number[facade], kind[facade] == SHOP, p[facade],
-                                             q[facade])
+    rgb[:, wall], shines[wall] = windows(s, rgb.take(wall, 1), number[wall], kind[wall] == SHOP, p[wall], q[wall])
     return rgb * tone, shines
 
 
@@ -104,21 +104,21 @@ def light(s, numbers):
     rows, columns = np.indices(shape).reshape(2, -1) * SUPER + SUPER // 2
     x, y, z = locate(s, table, pixels.ravel(), rows, columns)
     shade = np.asarray(s.shade.filter(ImageFilter.GaussianBlur(shape[0] / 160)), np.float32).ravel() / 255
-    power = column(s.weather.light) * (1 - shade * (table[4].take(pixels.ravel()) == GROUND))
+    power = column(s.weather.light) * (1 - shade * (table[4][pixels.ravel()] == GROUND))
     if s.weather.lamps:
         power += lamplight(s, x, y, z)
     ripples = np.clip(1 + .2 * texture(GRAIN, x * 2, z * 6), .3, 1.6).reshape(shape)
-    seen = np.flatnonzero(numbers)
-    number, (rows, columns) = numbers.ravel().take(seen).astype(np.intp), np.divmod(seen.astype(np.int32), s.width)
+    seen = np.flatnonzero(numbers > 0)
+    number, (rows, columns) = numbers.ravel()[seen].astype(np.intp), np.divmod(seen.astype(np.int32), s.width)
     x, y, z = locate(s, table, number, rows, columns)
     rgb, shines = paint(s, table, number, x, y, z)
     clear = np.exp(-z / s.weather.visibility)
     photo, pixel = sky(s), rows // SUPER * shape[1] + columns // SUPER
     for plane, colour, light, far in zip(photo, rgb, power, s.weather.horizon):
-        colour *= np.where(shines, 1.15, light.take(pixel))
+        colour *= np.where(shines, 1.15, light[pixel])
         plane.ravel()[seen] = far + (colour - far) * clear
     photo = each(photo, "reduce", SUPER)
-    label = table[3].take(pixels)
+    label = table[3][pixels]
     wet = .75 * (label == VOID) + .25 * (label == ROAD) * (s.weather is RAIN)  # water and wet roads mirror
     mirrored = photo[:, np.clip(2 * s.top / SUPER - np.arange(shape[0]), 0, shape[0] - 1).astype(int)]
     return photo + (mirrored * ripples - photo) * wet

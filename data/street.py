@@ -88,7 +88,7 @@ class Street:
 
     def project(self, points):
         """[(x, y, z)] in metres -> [(column, row)] on the canvas."""
-        return [(self.left + self.across * ((x - self.eye_x) / (far := max(z, NEAR)) + self.bend * far),
+        return [(self.left + self.across * ((x - self.eye_x) / (far := z if z > NEAR else NEAR) + self.bend * far),
                  self.top + self.down * (self.eye_y - y) / far) for x, y, z in points]
 
     def polygon(self, points, rgb, label, material=MATT, shade=1.0, cell=PLAIN, side=False, thickness=0.0):
@@ -116,7 +116,7 @@ class Street:
         field = crowns()[cone][self.rng.integers(8)]
         if right > 0 and left < self.width and z > NEAR:
             size = math.ceil(right - left), math.ceil(bottom - top)
-            leaves = field.resize(size, Image.Resampling.BILINEAR).point([0] * 128 + [255] * 128, "1")
+            leaves = field.resize(size, Image.Resampling.BILINEAR).convert("1", dither=Image.Dither.NONE)
             number = self.surface(rgb, TREE, LEAF, (x, y, z), (radius_x, radius_y))
             self.canvas.paste(number, (round(left), round(top)), leaves)
 
