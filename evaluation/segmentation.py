@@ -6,8 +6,6 @@ from PIL import Image
 import utils
 from evaluation import as_batch, enlarge
 
-MARGIN = 96  # rows, about as far as a U-Net sees
-
 
 def predicted_classes(predictor, images):
     """Images (B, C, H, W) uint8 on the device -> classes (B, H, W) uint8. With "tile": strip by strip."""
@@ -72,11 +70,12 @@ def predict_segmentation(predictor, image):
 
 def scores_at_own_size(predictor, image):
     """A Pillow image -> yields a slice of rows and their scores (K, rows, W) float, for a network trained on crops. It
-    sees strips with MARGIN more rows on both sides, so memory does not grow with the image's height."""
-    step = MARGIN * max(2**20 // image.width // MARGIN, 1)  # a multiple of the networks' strides
+    sees strips with a margin, as far as it sees, on both sides, so memory does not grow with the image's height."""
+    margin = predictor.model.receptive_radius
+    step = margin * max(2**20 // image.width // margin, 1)  # a multiple of the networks' strides
     for top in range(0, image.height, step):
-        first, rows = max(top - MARGIN, 0), slice(top, min(top + step, image.height))
-        strip = image.crop((0, first, image.width, min(rows.stop + MARGIN, image.height)))
+        first, rows = max(top - margin, 0), slice(top, min(top + step, image.height))
+        strip = image.crop((0, first, image.width, min(rows.stop + margin, image.height)))
         scores = predictor(as_batch(strip, (strip.height, strip.width), predictor.device))[0].float()
         yield rows, scores[:, top - first : rows.stop - first]
 

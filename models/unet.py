@@ -38,7 +38,7 @@ class UNet(nn.Module):
 
     def __init__(self, in_channels, out_channels, width=64, depth=4, skips=True):
         super().__init__()
-        self.skips, self.stride = skips, 2**depth
+        self.skips, self.stride, self.receptive_radius = skips, 2**depth, 6 * 2**depth
         channels = [width * 2**i for i in range(depth + 1)]
         self.stem = DoubleConv(in_channels, width)
         self.down = nn.ModuleList([

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from data.sources import open_data
-from evaluation import enlarge, segmentation
+from evaluation import enlarge
 from evaluation.runs import overlay
-from evaluation.segmentation import predict_segmentation, predicted_classes
-from training.checkpoint import PRETRAINED, load_predictor, load_run, save_checkpoint
+from evaluation.segmentation import predict_segmentation, predicted_classes, scores_at_own_size
+from models import build_network
+from training.checkpoint import PRETRAINED, Predictor, load_predictor, load_run, save_checkpoint
 from training.settings import crop_size
 
 
@@ -139,13 +140,12 @@ def per_pixel(metadata):
             return torch.nn.functional.conv2d(images, weight, bias)
 
     predictor = Pixelwise()
-    predictor.metadata = metadata
+    predictor.metadata, predictor.model.receptive_radius = metadata, 8
     return predictor
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (65, 49), (500, 31), (30, 300_000)])
-def test_strips_cover_every_pixel(size, monkeypatch):
-    monkeypatch.setattr(segmentation, "MARGIN", 8)
+def test_strips_cover_every_pixel(size):
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     predictor = per_pixel({"tile": [64, 48]})
     expected = predictor(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0]
@@ -153,6 +153,21 @@ def test_strips_cover_every_pixel(size, monkeypatch):
     np.testing.assert_array_equal(mask, expected.argmax(0))
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     np.testing.assert_array_equal(predicted_classes(predictor, batch)[0], mask)
+
+
+@pytest.mark.parametrize("network", [{"name": "unet", "out_channels": 3}, {"name": "fcn32", "classes": 3}])
+def test_strips_show_a_network_all_that_it_sees(network):
+    """The scores of strips are those of the whole image, whatever the network's weights are."""
+    torch.manual_seed(0)
+    model = build_network(network | {"in_channels": 3, "width": 4}).eval()
+    predictor = Predictor(model, {"tile": [64, 64]}, torch.device("cpu"), torch.float32)
+    image = np.random.default_rng(0).integers(0, 256, (1000, 2100, 3), np.uint8)
+    with torch.inference_mode():
+        whole = predictor(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0]
+        strips = list(scores_at_own_size(predictor, Image.fromarray(image)))
+    assert len(strips) > 2
+    scores = torch.cat([scores for _, scores in strips], 1)
+    assert (scores - whole).abs().max() < 0.01 * whole.std()
 
 
 def test_bands_are_those_of_the_whole_enlarged():
