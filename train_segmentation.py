@@ -1,10 +1,10 @@
 """Task 2: label every pixel of a street, with a U-Net or with ResNet-FCN32.
 
     python train_segmentation.py --model unet                                          # test mIoU 0.64, 3 minutes
-    python train_segmentation.py --model fcn32                                         # 0.44, 4 minutes
+    python train_segmentation.py --model fcn32                                         # 0.44, 5 minutes
     python train_segmentation.py --model unet --data camvid --size 96 128 --width 32   # 0.50, 11 minutes
 
-Times are those of 2 CPU cores with bf16. In float32, without AVX-512, the first command takes twice as long."""
+Times are those of 2 CPU cores with bf16. In float32, without AVX-512, the first command takes 1.3 times as long."""
 from training.flags import get_args_parser, parse
 
 if __name__ == "__main__":

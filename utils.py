@@ -343,7 +343,7 @@ def errors_in_red(truth, prediction):
 
 
 def colorize_mask(mask, colors):
-    """Class ids (H, W) uint8 -> (H, W, 3) uint8 in the classes' colours; void is black."""
+    """Class indices (..., H, W) uint8 -> (H, W, 3) uint8 in the classes' colours; void is black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colors)] = colors
     return table[mask]

@@ -92,7 +92,7 @@ def read_one(truth, index, name, read, troubles):
 
 
 def as_mask(image, truth):
-    """An image -> (class ids (H, W) uint8, with NO_CLASS for values of no class; what is wrong with it, or None)."""
+    """An image -> (class indices (H, W) uint8, NO_CLASS for values of no class; what is wrong with it, or None)."""
     ids = ", ".join(map(str, list(truth.raw.names)[:12]))
     advice = f"save the classes' ids ({ids}) as an 8-bit PNG; JPEG changes values"
     masks = list(possible_masks(image, truth))
@@ -106,7 +106,7 @@ def as_mask(image, truth):
 
 
 def possible_masks(image, truth):
-    """Yield (class ids, values), (H, W) each, for each way to read an image's values."""
+    """Yield (class indices, values), (H, W) each, for each way to read an image's values."""
     image = by_palette(image, truth.raw.colors or (None if len(truth.classes) == 2 else {}))
     values = np.asarray(image)  # a palette image gives its indices
     if image.mode == "P" or values.ndim == 3:

@@ -56,7 +56,7 @@ def draw_segmentation(predictors, split, scores, path, columns=4):
 
 @torch.inference_mode()
 def predict_segmentation(predictor, image):
-    """A Pillow image of any size -> class ids (H, W) uint8 at its own size, enlarged as scores: outlines are smooth."""
+    """A Pillow image of any size -> class indices (H, W) uint8 at that size, enlarged as scores: smooth outlines."""
     mask = np.empty((image.height, image.width), np.uint8)
     if predictor.metadata.get("tile"):
         bands = scores_at_own_size(predictor, image)

@@ -19,7 +19,7 @@ class ResNetFCN32(nn.Module):
 
     def __init__(self, classes, width=64, in_channels=3):
         super().__init__()
-        self.receptive_radius = 224  # pixels: about half of what a ResNet-18 sees
+        self.receptive_radius = 256  # pixels, a multiple of 32; a strip's first row sees 249 rows up
         self.backbone = ResNet(1, "resnet18", width, in_channels=in_channels)
         del self.backbone.fc  # segmentation does not use the classifier's head
         self.score = nn.Conv2d(self.backbone.out_channels, classes, 1)

@@ -15,7 +15,7 @@ from data import InputError, printable
 # The networks of each task, the default first.
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resnet34", "resnet9"),
          "colorization": ("unet",)}
-# Settings that a resumed run may change, because they do not change what is trained. All others must stay. The data
+# Settings that a resumed run may change. All others must stay. The data
 # may be in another folder: load_state compares the classes and the images' names.
 FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
         "device", "sweep"}
@@ -72,7 +72,7 @@ def get_args_parser(task, description=None):
     add_place(machine)
     machine("--workers", type=partial(number, int, 0), help="loader processes, on Linux (default: 4 with CUDA, else 0)")
     machine("--deterministic", action="store_true", help="CUDA: the same bits at every run, at some cost in speed")
-    run("--out", help="the run's folder (default: runs/TASK/MODEL-DATA)")
+    run("--out", help="the run's folder (default: one in runs/TASK)")
     run("--resume", action="store_true", help="go on from the last checkpoint in --out, with that run's settings")
     run("--checkpoint-minutes", type=positive_float, default=10, help="save at least this often (default: 10)")
     run("--dry-run", action="store_true", help="check the data, list all their problems, and train nothing")

@@ -1,10 +1,10 @@
 """Grade 60 made-up submissions of a segmentation test set in one call, with a Moodle and a Canvas download of 20
 students each and what exceeds the limits, and check every verdict.
 
-    python tests/benchmarks/grading.py ../shared/data/camvid/test [--keep FOLDER]
+    python tests/benchmarks/grading.py TRUTH [--keep FOLDER]
 
 Prints masks/s of the whole command, start-up and pages included, the most memory of all its processes together, and the
-longest that a submission took. The folder must have a classes.csv with colours.
+longest that a submission took. TRUTH is a folder with images, masks, and a classes.csv with colours.
 """
 import argparse
 import contextlib

@@ -1,7 +1,7 @@
 """How fast training, scoring and predicting are, beside plain PyTorch and beside a large matrix product.
 
-    python tests/benchmarks/throughput.py --data ../shared/data/camvid --size 96 128
-    python tests/benchmarks/throughput.py --data ../shared/data/camvid --size 360 480 --networks unet-64 fcn32 --bare
+    python tests/benchmarks/throughput.py --data data/camvid --size 96 128
+    python tests/benchmarks/throughput.py --data data/camvid --size 360 480 --networks unet-64 fcn32 --bare
 
 Any data set of files with masks of ids will do. Each measurement is a process of its own, in turns: matrix product,
 ours, plain, and again, `--rounds` times; medians count. Ours is the training script's loop (its recipe, its Run) with
