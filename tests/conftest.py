@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: these networks are too smal
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +19,12 @@ from data.masks import VOID  # noqa: E402
 
 # A shell's background job ignores Ctrl-C from the start; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random weights and images do not depend on which tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -158,7 +158,6 @@ def test_strips_cover_every_pixel(size):
 @pytest.mark.parametrize("network", [{"name": "unet", "out_channels": 3}, {"name": "fcn32", "classes": 3}])
 def test_strips_show_a_network_all_that_it_sees(network):
     """The scores of strips are those of the whole image, whatever the network's weights are."""
-    torch.manual_seed(0)
     model = build_network(network | {"in_channels": 3, "width": 4}).eval()
     predictor = Predictor(model, {"tile": [64, 64]}, torch.device("cpu"), torch.float32)
     image = np.random.default_rng(0).integers(0, 256, (1000, 2100, 3), np.uint8)
@@ -258,7 +257,8 @@ def test_networks_can_be_exported(here, number):
     images = torch.rand(1, checkpoint["network"].get("in_channels", 3), 96, 128)
     torch.export.save(torch.export.export(model, (images,)), here / "model.pt2")
     exported = torch.export.load(here / "model.pt2").module()
-    torch.testing.assert_close(exported(images), load_run("best.pt")[0](images), rtol=1e-4, atol=1e-5)
+    expected = load_run("best.pt")[0](images)
+    assert (exported(images) - expected).abs().max() < 1e-4 * expected.std()
 
 
 class Figures(HTMLParser):
