@@ -35,8 +35,7 @@ def augment(images, masks, draws, size=None, window=(1.0, 1.0), flip=0.0, rotate
 def sampling_grid(shape, draws, window, flip, rotate, scale, shift):
     """The place in the input of each pixel of an output of `shape` (B, C, H, W): (B, H, W, 2) for grid_sample."""
     (height, width), (down, across) = shape[2:], window
-    signed = 2 * draws - 1
-    mirror = torch.where(draws[:, 0] < flip, -1.0, 1.0)
+    signed, mirror = 2 * draws - 1, torch.where(draws[:, 0] < flip, -1.0, 1.0)
     angle = torch.deg2rad(signed[:, 1] * rotate)
     low, high = map(math.log, scale)
     zoom = torch.exp(-(low + (high - low) * draws[:, 2]))  # log-uniform: half size is as likely as double

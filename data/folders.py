@@ -146,8 +146,7 @@ def find_listed(data: DataSet) -> dict[str, Samples]:
 def find_classification(data: DataSet) -> dict[str, Samples]:
     """The images of {train,val,test}/<class> or <class>/<images>. Labels count the classes in sorted order."""
     files, loose = list_images(data.root, data.complain, notes=data.notes), []
-    splits = defaultdict(list)
-    places = {name: place(name, by_class=True) for name in files}
+    splits, places = defaultdict(list), {name: place(name, by_class=True) for name in files}
     divided = any(split for split, _, _ in places.values())
     for name, (split, _, rest) in places.items():
         if "/" in rest and (split or not divided):

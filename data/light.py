@@ -117,8 +117,7 @@ def light(s, numbers):
     for plane, colour, light, far in zip(photo, rgb, power, s.weather.horizon):
         colour *= np.where(shines, 1.15, light[pixel])
         plane.ravel()[seen] = far + (colour - far) * clear
-    photo = each(photo, "reduce", SUPER)
-    label = table[3][pixels]
+    photo, label = each(photo, "reduce", SUPER), table[3][pixels]
     wet = .75 * (label == VOID) + .25 * (label == ROAD) * (s.weather is RAIN)  # water and wet roads mirror
     mirrored = photo[:, np.clip(2 * s.top / SUPER - np.arange(shape[0]), 0, shape[0] - 1).astype(int)]
     return photo + (mirrored * ripples - photo) * wet

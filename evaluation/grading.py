@@ -29,6 +29,7 @@ from evaluation.pages import feedback_page, grades_page
 from evaluation.scoring import grade_job
 from evaluation.submissions import is_network
 from evaluation.truth import BASELINES, default_rubric, open_truth, read_rubric
+from training.checkpoint import lock_folder
 from utils import write_atomically, write_csv
 
 
@@ -154,18 +155,18 @@ def find_students(args, truth):
 def grade(args):
     """Score a class's submissions against the truth: grades.csv, grades.html and a feedback page for each."""
     torch.set_num_threads(1)  # must be first: forked processes would wait for threads that they do not have
-    out = Path(args.out)
-    folder = args.truth
+    out, folder = Path(args.out), args.truth
     if folder == "scenes":
         write_scenes(out / "scenes", args.task, ["test"])
         folder = out / "scenes/test"
     truth, students = open_truth(folder, args.task), find_students(args, folder)
     for name in ("feedback", "graded"):
         (out / name).mkdir(parents=True, exist_ok=True)
+    args.lock = lock_folder(out)
     baselines = grade_baselines(truth, args, out)
     nothing = baselines["nothing"]
-    absent = give_points(truth, nothing | {"status": "not handed in"})
-    grades = {each.name: absent for each in students if not each.source}
+    grades = {each.name: give_points(truth, nothing | {"status": "not handed in"})
+              for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
     put_aside(out, students)
     next_tables = 0  # seconds; the tables of many submissions take longer than one grade

@@ -42,7 +42,7 @@ def run_each(function, jobs, seconds, memory, processes):
             while waiting and len(running) < processes:
                 reader, writer = context.Pipe(duplex=False)
                 job = waiting.popleft()
-                process = context.Process(target=_work, args=(writer, function, job, memory), daemon=True)
+                process = context.Process(target=_work, args=(writer, function, job, seconds(job), memory), daemon=True)
                 process.start()
                 writer.close()  # otherwise the pipe would stay open after the process ends
                 running[reader] = process, job, time.monotonic() + seconds(job)
@@ -61,10 +61,10 @@ def run_each(function, jobs, seconds, memory, processes):
             process.join()
 
 
-def _work(writer, function, job, memory):
+def _work(writer, function, job, seconds, memory):
     """The code of a submission's process."""
     follow_parent()
-    _limit_memory(memory)
+    _limit(seconds, memory)
     warnings.simplefilter("ignore")  # libraries' warnings about strangers' files do not help a teacher
     try:
         answer = {"result": function(job)}
@@ -87,11 +87,12 @@ def _receive(reader):
         return Exceeded("result", "its result is too large")
 
 
-def _limit_memory(allowance):
-    """Limit this process to `allowance` bytes more than it has now. Works only on Linux."""
+def _limit(seconds, allowance):
+    """Limit this process to twice `seconds` on all cores, and `allowance` bytes more than it has now, on Linux."""
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[5])  # data and stacks; RLIMIT_AS would also count reserved addresses
+        resource.setrlimit(resource.RLIMIT_CPU, (int(2 * seconds) + 1,) * 2)  # follow_parent cannot end a loop in C
         resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + allowance,) * 2)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory is short all the same, the system ends this process first

@@ -24,7 +24,7 @@ from evaluation.classification import predict_classification, score_classificati
 from evaluation.colorization import predict_colorization, score_colorization
 from evaluation.pages import legend, page
 from evaluation.segmentation import predict_segmentation, score_segmentation, with_palette
-from training.checkpoint import load_predictor
+from training.checkpoint import load_predictor, lock_folder
 from training.flags import refuse
 from training.machine import setup
 from training.settings import explain
@@ -91,7 +91,8 @@ def predict(args):
     # One thread per core, each with its own image: while one decodes or writes, the others compute.
     cores, good = torch.get_num_threads(), 0
     threads = min(4 if predictor.device.type == "cuda" else 8, cores, len(images)) or 1
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(cores // threads, 1),)) as pool:
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(cores // threads, 1),))
+    with lock_folder(out), pool:
         results = pool.map(predict_one, images, images.values())
         try:
             for result in itertools.chain(problems, tqdm(results, total=len(images), unit="img", disable=None)):

@@ -113,8 +113,7 @@ def judge(truth, error, found, troubles):
 def draw_worst(truth, score, index, prediction):
     """(caption, {"input", "truth", "prediction", "errors in red": data URI of an image})"""
     target, path = truth.targets[index], truth.images[index]
-    photo = read_image(path)
-    result = f"{WORST_BY[truth.task]} {abs(score):.3f}"
+    photo, result = read_image(path), f"{WORST_BY[truth.task]} {abs(score):.3f}"
     size, images = (220, max(1, min(440, 220 * photo.height // photo.width))), {"input": photo}
     if truth.task == "classification":
         result = f"{truth.classes[prediction] if prediction >= 0 else 'no class'}, is {truth.classes[target]}"

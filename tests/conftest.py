@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # few users have it
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: these networks are too small to share, and bits follow threads
 
 import numpy as np  # noqa: E402

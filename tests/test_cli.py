@@ -337,8 +337,9 @@ def test_a_second_run_in_the_folder_is_refused(run, here, street, caches, monkey
     code = "import fcntl; lock = open('run/.lock', 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(flush=True); input()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     holder.stdout.readline()
-    for more in ((), ("--resume",)):
-        code, _, err = run(*words, *more)
+    for each in (words, (*words, "--resume"), ("evaluate.py", "predict", "run", street / "test", "--out", "run"),
+                 ("evaluate.py", "grade", "segmentation", "--truth", street / "test", "--out", "run", street / "val")):
+        code, _, err = run(*each)
         assert code == 2 and "another run" in err and err.count("\n") == 1
     holder.communicate(b"\n")
     assert (here / "run/last.pt").read_bytes() == before and not (here / "run.1").exists()

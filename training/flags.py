@@ -123,7 +123,7 @@ def parse(parser):
     """The arguments of the command line. --resume takes left-out ones from the run. A mistake ends the script."""
     sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # None: closed
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout lacks it
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # for any file name; logs are current
     args = parser.parse_args()
     if getattr(args, "resume", False) and args.out:
         own = "task", "out", "resume", "debug", "dry_run", "workers", "sweep"

@@ -1,6 +1,7 @@
 """The settings of a run: the recipe fills in what the command line leaves out. Errors become one line."""
 import argparse
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -103,8 +104,6 @@ def run_main(main, args):
     try:
         code = main(args)
         sys.stdout.flush()
-    except SystemExit as error:  # after a signal or a dry run
-        code = error.code
     except KeyboardInterrupt:  # outside of training
         code = 130
     except BrokenPipeError:  # the reader of the output, such as head, has ended
@@ -113,6 +112,8 @@ def run_main(main, args):
     except Exception as error:
         if args.debug or not (advice := explain(error)):
             raise
+        for process in multiprocessing.active_children():
+            process.kill()  # a loader that hangs would keep this process from its end
         code = refuse(advice)
     sys.exit(code)
 
