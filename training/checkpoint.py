@@ -161,9 +161,9 @@ def claim_folder(args):
     if inside or holds and not args.resume:  # the next run would move the folder, with all that is in it
         raise InputError(f"--out {folder}: give the run a folder of its own, outside the data and the code")
     if not args.resume and any(map(Path.exists, map(folder.joinpath, ("best.pt", "metrics.csv", *STATES)))):
-        with lock_folder(folder):  # raises if another run writes there
-            names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
-            aside = folder.rename(next(name for name in names if not name.exists()))
+        lock_folder(folder).close()  # raises if another run writes there; Windows moves no folder with open files
+        names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+        aside = folder.rename(next(name for name in names if not name.exists()))
         print(f"the run that was in {folder} is now in {aside}")
     folder.mkdir(parents=True, exist_ok=True)
     return lock_folder(folder)
