@@ -15,8 +15,8 @@ from data import InputError, printable
 # The networks of each task, the default first.
 TASKS = {"segmentation": ("unet", "fcn32"), "classification": ("resnet18", "resnet34", "resnet9"),
          "colorization": ("unet",)}
-# Settings that a resumed run may change. All others must stay. The data
-# may be in another folder: load_state compares the classes and the images' names.
+# Settings that a resumed run may change. All others must stay. The data may be in another folder: load_state compares
+# the classes and the images' names.
 FREE = {"epochs", "patience", "workers", "out", "resume", "debug", "data", "data_dir", "dry_run", "checkpoint_minutes",
         "device", "sweep"}
 
