@@ -52,7 +52,6 @@ def paint(s, table, number, x, y, z):
     """(textured colours of samples (3, N), which of them shine)."""
     kind, at_x, at_y, at_z, width, height = (values[number] for values in table[4:10])
     ground, leaf, facade = kind == GROUND, kind == LEAF, (kind == FACADE) | (kind == SHOP)
-    wall = np.flatnonzero(facade)
     u, v, near = np.where(ground, x, x + z), np.where(ground, z, y), 1 / (1 + z / 25)
     fine, coarse = texture(GRAIN, u * 24, v * 24), texture(GRAIN, u * 1.7 + 50, v * 1.7)
     tone = 1 + near * (.07 * (fine + coarse) + leaf * (.10 * fine + .16 * coarse))
@@ -63,6 +62,7 @@ def paint(s, table, number, x, y, z):
     tone[kind == GLASS] *= 1 + 1.5 * np.clip(y[kind == GLASS] - 1, 0, 1)
     tone *= np.where(ground | leaf, 1, .72 + .28 * np.clip(y, 0, 1))  # low parts get less light
     rgb, shines = table[:3].take(number, 1), (kind == LAMP) & s.weather.lamps
+    wall = np.flatnonzero(facade)
     rgb[:, wall], shines[wall] = windows(s, rgb.take(wall, 1), number[wall], kind[wall] == SHOP, p[wall], q[wall])
     return rgb * tone, shines
 

@@ -165,8 +165,8 @@ def grade(args):
     args.lock = lock_folder(out)
     baselines = grade_baselines(truth, args, out)
     nothing = baselines["nothing"]
-    grades = {each.name: give_points(truth, nothing | {"status": "not handed in"})
-              for each in students if not each.source}
+    absent = give_points(truth, nothing | {"status": "not handed in"})
+    grades = {each.name: absent for each in students if not each.source}
     sources = {each.name: each.source for each in students if each.source}
     put_aside(out, students)
     next_tables = 0  # seconds; the tables of many submissions take longer than one grade

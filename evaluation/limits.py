@@ -40,12 +40,12 @@ def run_each(function, jobs, seconds, memory, processes):
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                reader, writer = context.Pipe(duplex=False)
                 job = waiting.popleft()
-                process = context.Process(target=_work, args=(writer, function, job, seconds(job), memory), daemon=True)
+                (reader, writer), allowed = context.Pipe(duplex=False), seconds(job)
+                process = context.Process(target=_work, args=(writer, function, job, allowed, memory), daemon=True)
                 process.start()
                 writer.close()  # otherwise the pipe would stay open after the process ends
-                running[reader] = process, job, time.monotonic() + seconds(job)
+                running[reader] = process, job, time.monotonic() + allowed
             first = min(deadline for *_, deadline in running.values())
             ended = connection.wait(running, max(first - time.monotonic(), 0))
             late = [reader for reader, (*_, deadline) in running.items() if deadline <= time.monotonic()]

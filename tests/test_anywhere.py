@@ -168,9 +168,11 @@ runpy.run_path({str(ROOT / words[0])!r}, run_name="__main__")
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None
-    while process.poll() is None:  # two signals count as one while the process is not running
+    end = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < end:  # two signals count as one while it is not running
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
+    process.kill()
     assert process.returncode == 130 and "Traceback" not in process.stderr.read()
 
 
